@@ -1,0 +1,50 @@
+# `make demo` runs the whole way on phantoms, `make test` runs the tests; both set up everything they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+DEMO ?= demo
+STUDIES ?= 400
+
+# Spark's workers start this Python, and its launcher finds the right Java.
+export PYSPARK_PYTHON := $(BIN)/python
+export SPARK_LOCAL_IP ?= 127.0.0.1
+
+.PHONY: help demo test lint format install java pyfiles clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(VENV)/installed java ## .venv with the exact versions of constraints.txt; Java where it is missing
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Pleura needs Python 3.11 or later; $(PYTHON) is older. Install it, or call: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+java:
+	@.ci/ensure_java
+
+demo: install ## phantoms → ingest → extract → train → score, through spark-submit, into $(DEMO)/
+	@.ci/demo $(BIN) $(DEMO) $(STUDIES)
+
+test: install ## the tests (TESTS="-m real" for those on real data)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: install ## ruff, format check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## rewrite the code in ruff's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+pyfiles: install ## dist/pleura.zip: our packages, for spark-submit --py-files in cluster deploy mode
+	@mkdir -p dist
+	$(BIN)/python -c 'from pathlib import Path; from pipelines.session import zip_packages; print(zip_packages(Path("dist")))'
+
+clean: ## remove what demo, tests and builds made, .venv excepted
+	rm -rf $(DEMO) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,299 @@
+"""Crops to vectors: a backbone on one device, fed in batches of one size by a thread that decodes ahead."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import sysconfig
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from featurizers.backbones import BackboneSpec, Weights, get_backbone, load_weights
+from featurizers.crops import decode_png
+from featurizers.errors import FeaturizerError
+from featurizers.extractor import Extractor, Precision, describe_extractor
+
+BATCH_SIZE = 32
+#: Batches that wait for the backbone: enough to hide a slow read, few enough to stay small.
+BATCHES_AHEAD = 4
+
+KeyT = TypeVar("KeyT")
+ItemT = TypeVar("ItemT")
+
+UInt8Array = npt.NDArray[np.uint8]
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embedded(Generic[KeyT]):
+    """Vectors of some images.
+
+    Attributes:
+        keys: of the images that have a vector, in order.
+        features: float32 (len(keys), feature_dim).
+        failed: keys of the images that have none: damaged crops, or vectors with NaN or infinity.
+    """
+
+    keys: list[KeyT]
+    features: Float32Array
+    failed: list[KeyT]
+
+
+class Embedder:
+    """A backbone ready to embed.
+
+    Every batch is padded to one size, so that a vector does not depend on how many others it came with.
+
+    Args:
+        backbone: name of the backbone.
+        weights: its parameters.
+        precision: bf16 or fp32 arithmetic.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: of the backbone on the CPU; None leaves torch's setting.
+        batch_size: images per forward pass.
+        compiled: compile the backbone first: seconds to minutes once, then up to three times the speed on a CPU.
+
+    Raises:
+        WeightsError: if the weights do not fit.
+        FeaturizerError: if there is no such device, or no C++ compiler to compile for the CPU.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        weights: Weights,
+        *,
+        precision: Precision = Precision.BF16,
+        device: str = "cpu",
+        threads: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        compiled: bool = False,
+    ) -> None:
+        self._device = check_device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._spec = get_backbone(backbone)
+        self.extractor: Extractor = describe_extractor(backbone, weights, precision)
+        self.batch_size = batch_size
+        network = _Network(self._spec, weights, precision).eval().to(self._device)
+        self._forward: Callable[[Tensor], Tensor] = network
+        if compiled:
+            self._forward = _compile(network)
+
+    def warm_up(self) -> None:
+        """Do what only the first batch pays for: compiling, and laying the weights out."""
+        self.forward(self._empty_batch())
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a vector."""
+        return self._spec.feature_dim
+
+    def embed(self, images: Sequence[UInt8Array]) -> Float32Array:
+        """Vectors of greyscale images.
+
+        Args:
+            images: uint8 arrays (height, width), bone bright, cropped to the lungs or whole.
+
+        Returns:
+            float32 (len(images), feature_dim).
+
+        Raises:
+            FeaturizerError: if an image is not a uint8 (height, width) array.
+        """
+        parts = [self.forward(batch)[: len(group)] for group, batch in self._batches_of_arrays(images)]
+        return np.concatenate(parts) if parts else np.empty((0, self.feature_dim), np.float32)
+
+    def embed_pngs(self, crops: Iterable[tuple[KeyT, bytes]]) -> Iterator[Embedded[KeyT]]:
+        """Vectors of stored crops, streamed: a thread reads and decodes ahead of the backbone.
+
+        Args:
+            crops: (key, PNG) pairs; consumed in another thread.
+        """
+        for keys, batch, damaged in read_ahead(self._batches_of_pngs(crops), BATCHES_AHEAD):
+            features = self.forward(batch)[: len(keys)]
+            finite = np.isfinite(features).all(axis=1)
+            yield Embedded(
+                keys=[keys[row] for row in np.flatnonzero(finite)],
+                features=features[finite],
+                failed=damaged + [keys[row] for row in np.flatnonzero(~finite)],
+            )
+
+    def forward(self, batch: UInt8Array) -> Float32Array:
+        """One pass of the backbone: uint8 (batch_size, size, size) to float32 (batch_size, feature_dim)."""
+        # no_grad, not inference_mode: a tensor of another mode makes a compiled backbone compile again.
+        with torch.no_grad():
+            pixels = torch.from_numpy(batch).to(self._device)
+            return np.asarray(self._forward(pixels).cpu().numpy(), np.float32)
+
+    def _batches_of_arrays(self, images: Sequence[UInt8Array]) -> Iterator[tuple[Sequence[UInt8Array], UInt8Array]]:
+        for start in range(0, len(images), self.batch_size):
+            group = images[start : start + self.batch_size]
+            batch = self._empty_batch()
+            for row, image in enumerate(group):
+                if image.ndim != 2 or image.dtype != np.uint8:
+                    raise FeaturizerError(
+                        f"image {start + row}: {image.dtype} {image.shape}; embed takes uint8 arrays (height, width); "
+                        "decode_radiograph gives such arrays from a file's bytes."
+                    )
+                batch[row] = fit(image, self._spec.input_size)
+            yield group, batch
+
+    def _batches_of_pngs(
+        self, crops: Iterable[tuple[KeyT, bytes]]
+    ) -> Iterator[tuple[list[KeyT], UInt8Array, list[KeyT]]]:
+        keys: list[KeyT] = []
+        failed: list[KeyT] = []
+        batch = self._empty_batch()
+        for key, png in crops:
+            try:
+                batch[len(keys)] = fit(decode_png(png), self._spec.input_size)
+            except FeaturizerError:
+                failed.append(key)
+                continue
+            keys.append(key)
+            if len(keys) == self.batch_size:
+                yield keys, batch, failed
+                keys, failed, batch = [], [], self._empty_batch()
+        if keys or failed:
+            yield keys, batch, failed
+
+    def _empty_batch(self) -> UInt8Array:
+        return np.zeros((self.batch_size, self._spec.input_size, self._spec.input_size), np.uint8)
+
+
+def embed(
+    images: Sequence[UInt8Array],
+    backbone: str = "resnet50",
+    weights: str = "imagenet",
+    seed: int = 0,
+    device: str = "cpu",
+) -> Float32Array:
+    """Vectors of greyscale images in one call, for notebooks.
+
+    Args:
+        images: uint8 arrays (height, width).
+        backbone: name of the backbone.
+        weights: imagenet, random, or a file.
+        seed: of random weights.
+        device: cpu, cuda or cuda:N.
+
+    Returns:
+        float32 (len(images), feature_dim).
+    """
+    loaded = load_weights(get_backbone(backbone), weights, seed)
+    return Embedder(backbone, loaded, device=device).embed(images)
+
+
+def fit(pixels: UInt8Array, size: int) -> UInt8Array:
+    """`pixels` (height, width) as (size, size): bilinear with antialiasing, or as they are if they have that size."""
+    if pixels.shape == (size, size):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR), np.uint8)
+
+
+def read_ahead(items: Iterable[ItemT], depth: int) -> Iterator[ItemT]:
+    """`items`, produced by a thread that stays at most `depth` ahead; its error is raised here.
+
+    The thread ends with the iterator: also when the consumer stops early.
+    """
+    waiting: queue.Queue[tuple[ItemT | None, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: ItemT | None, error: BaseException | None = None) -> None:
+        while not stop.is_set():
+            try:
+                waiting.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(None, error)
+
+    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+class _Network(nn.Module):
+    """Normalisation and backbone: uint8 (n, s, s) to float32 (n, feature_dim)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: BackboneSpec, weights: Weights, precision: Precision) -> None:
+        super().__init__()
+        self._dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
+        backbone = spec.build()
+        backbone.load_state_dict(dict(weights.state), strict=False)
+        self.backbone = backbone.to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        grey = pixels.unsqueeze(1).to(torch.float32).div(255)
+        normalised = (grey - self.mean) / self.std
+        features: Tensor = self.backbone(normalised.to(dtype=self._dtype, memory_format=torch.channels_last))
+        return features.to(torch.float32)
+
+
+def check_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        FeaturizerError: if this machine has no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise FeaturizerError(f"'{name}' is no device. Use cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise FeaturizerError(
+            f"device={name} was asked for, and torch sees {torch.cuda.device_count()} GPU(s) here. "
+            "Use device=cpu, or check the driver, CUDA_VISIBLE_DEVICES and that this torch is a CUDA build."
+        )
+    return device
+
+
+def can_compile() -> bool:
+    """Whether this machine has what compiling a backbone needs: a C++ compiler and Python's headers."""
+    has_headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
+    return has_headers and any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def _compile(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    if not can_compile():
+        raise FeaturizerError(
+            "compiling the backbone needs a C++ compiler and Python's headers, and this machine lacks them. "
+            "Install them (apt-get install g++ python3-dev), or run without: compile=never."
+        )
+    # Freezing makes constants of the parameters, so that inductor folds batch norms into convolutions and lays the
+    # weights out once.
+    return torch.compile(network, dynamic=False, options={"freezing": True})

@@ -1,0 +1,57 @@
+"""An extractor: a backbone, its weights and its preprocessing, tied together by a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from featurizers.backbones import Weights, get_backbone
+
+#: Changes whenever the code would give other features for the same settings.
+FORMAT_VERSION = 1
+
+
+class Precision(StrEnum):
+    """Arithmetic of the backbone; features are stored as float32 either way."""
+
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Everything that decides what vector an image gets.
+
+    Attributes:
+        backbone: name of the backbone.
+        weights_sha256: hash of its parameters.
+        precision: arithmetic of the backbone.
+        preprocessing: what happens to the crop before the backbone, in words and constants.
+        layer: which activations are the features.
+        format_version: of this code.
+    """
+
+    backbone: str
+    weights_sha256: str
+    precision: Precision
+    preprocessing: str
+    layer: str = "global_average_pool"
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON of all of the above: hexadecimal."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def describe_extractor(backbone: str, weights: Weights, precision: Precision) -> Extractor:
+    """The extractor of a backbone with these weights."""
+    spec = get_backbone(backbone)
+    preprocessing = (
+        f"crop to {spec.input_size}x{spec.input_size} (Pillow bilinear, antialiased; none if it has that size), "
+        f"grey to 3 channels, /255, mean {spec.mean}, std {spec.std}"
+    )
+    return Extractor(spec.name, weights.sha256, precision, preprocessing=preprocessing)

@@ -1,0 +1,176 @@
+"""Job configs: a YAML file merged with `key.sub=value` overrides, checked by a pydantic model, told by `--help`."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from pipelines.errors import ConfigError
+
+HELP_WIDTH = 100
+
+
+class Config(pydantic.BaseModel):
+    """Base of every job's config: unknown keys are refused, values never change after validation."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class LakeConfig(Config):
+    """What every job on a lake takes."""
+
+    lake: str = pydantic.Field(description="the lake: a folder or any URI that Hadoop and fsspec both read")
+
+
+class SparkConfig(LakeConfig):
+    """What every job on a lake that runs on Spark takes."""
+
+    master: str | None = pydantic.Field(
+        None, description="Spark master; null: what spark-submit was told, or local[*] without it"
+    )
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class HelpRequested(Exception):  # noqa: N818  a request, not an error
+    """`--help` stood on the command line; the text is the message."""
+
+
+def read_config(model: type[ConfigT], arguments: Sequence[str], *, purpose: str, default_file: Path) -> ConfigT:
+    """The validated config of one job.
+
+    Args:
+        model: the job's config model.
+        arguments: the command line behind the script's name: `--config FILE`, `key.sub=value` …, `--help`.
+        purpose: what the job does, for `--help`.
+        default_file: read when no `--config` is given, if it is there.
+
+    Raises:
+        HelpRequested: with the help text.
+        ConfigError: listing every mistake at once, each with its dotted path.
+    """
+    config_file: Path | None = None
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-h", "--help"):
+            raise HelpRequested(help_text(model, purpose, default_file))
+        if argument == "--config" or argument.startswith("--config="):
+            value = argument.partition("=")[2] if "=" in argument else next(rest, "")
+            if not value:
+                raise ConfigError("--config needs a file: --config conf/some_job.yaml")
+            config_file = Path(value)
+        elif "=" in argument and not argument.startswith("-"):
+            overrides.append(argument)
+        else:
+            raise ConfigError(
+                f"can't read the argument '{argument}'. Settings are written key=value (see --help), "
+                "a config file --config FILE."
+            )
+    if config_file is not None and not config_file.is_file():
+        raise ConfigError(f"there is no config file '{config_file}'. Check the path behind --config.")
+    if config_file is None and default_file.is_file():
+        config_file = default_file
+    return model_from(model, merge(config_file, overrides))
+
+
+def merge(config_file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """The YAML file's keys with the overrides on top, as plain dicts.
+
+    Raises:
+        ConfigError: if either can't be parsed.
+    """
+    try:
+        base = OmegaConf.load(config_file) if config_file else OmegaConf.create()
+        merged = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"the config can't be read: {error}. Check {config_file or 'the command line'}.") from error
+    if not isinstance(merged, dict):
+        raise ConfigError(f"'{config_file}' holds no settings: it must be a YAML mapping of key: value.")
+    return {str(key): value for key, value in merged.items()}
+
+
+def model_from(model: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Validate `values`.
+
+    Raises:
+        ConfigError: listing every mistake at once.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except pydantic.ValidationError as error:
+        known = [key for key, _, _ in _keys(model)]
+        lines = [_explain(problem, known) for problem in error.errors()]
+        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        listing = "\n".join(f"  {line}" for line in lines)
+        raise ConfigError(f"{count} in the config:\n{listing}\n--help lists every key.") from error
+
+
+def _explain(problem: ErrorDetails, known: Sequence[str]) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path, known, n=1)
+        return f"{path}: no such key" + (f"; did you mean {near[0]}?" if near else "")
+    if problem["type"] == "missing":
+        return f"{path}: missing; give it as {path}=…"
+    if not path:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return f"{path}: {str(problem['msg']).removeprefix('Value error, ')} (got {problem['input']!r})"
+
+
+def help_text(model: type[Config], purpose: str, default_file: Path) -> str:
+    """Every key with its type, default and one line."""
+    lines = [purpose.strip(), "", f"usage: spark-submit jobs/{default_file.stem}.py [--config FILE] key=value …"]
+    lines += [f"       (or python jobs/{default_file.stem}.py …; defaults: conf/{default_file.name})", "", "keys:"]
+    for key, type_name, field in _keys(model):
+        default = (
+            "required" if field.is_required() else f"default {yaml_value(field.get_default(call_default_factory=True))}"
+        )
+        lines.append(f"  {key}  <{type_name}, {default}>")
+        lines.append(f"      {field.description}")
+    return "\n".join(lines)
+
+
+def yaml_value(value: object) -> str:
+    """`value` as it would be typed on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def _keys(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, str, FieldInfo]]:
+    """(dotted key, type as text, field) of every leaf."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            yield from _keys(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _type_name(annotation), field
+
+
+def _type_name(annotation: object) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return "|".join(str(value) for value in typing.get_args(annotation))
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(_type_name(part) for part in typing.get_args(annotation))
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "|".join(str(member.value) for member in annotation)
+    return getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)

@@ -1,0 +1,110 @@
+"""Folders and their committed runs, on any file system that Hadoop and fsspec both read."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from pipelines.errors import LakeError
+
+SUCCESS = "_SUCCESS"
+RUN_PREFIX = "run="
+
+
+def new_run_id() -> str:
+    """A run's name: sorts by time, and no two jobs share one."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder anywhere fsspec reaches, addressed by an absolute URI or path."""
+
+    uri: str
+
+    @classmethod
+    def at(cls, location: str) -> Folder:
+        """The folder at a URI, or at a local path (made absolute: executors have other working folders)."""
+        return cls(location.rstrip("/") if "://" in location else str(Path(location).absolute()))
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(f"{self.uri}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part of the URI."""
+        return self.uri.rpartition("/")[2]
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """The fsspec file system that holds it."""
+        return fsspec.core.url_to_fs(self.uri)[0]
+
+    @property
+    def path(self) -> str:
+        """The path inside its file system."""
+        return str(fsspec.core.url_to_fs(self.uri)[1])
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return bool(self.filesystem.exists(self.path))
+
+    def names(self) -> list[str]:
+        """The sorted names of what lies directly in it; empty when it is not there."""
+        try:
+            # `refresh` lists anew where a file system caches; others ignore it.
+            entries = self.filesystem.ls(self.path, detail=False, refresh=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes."""
+        return bytes(self.filesystem.cat_file(f"{self.path}/{name}"))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file whole: a reader sees all of it or nothing."""
+        filesystem = self.filesystem
+        filesystem.makedirs(self.path, exist_ok=True)
+        # Object stores put a file at once; on others a rename makes it appear whole.
+        part = f"{self.path}/.{name}.{secrets.token_hex(4)}"
+        filesystem.pipe_file(part, content)
+        filesystem.mv(part, f"{self.path}/{name}")
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write `content` as readable JSON."""
+        self.write(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file's object."""
+        content = json.loads(self.read(name))
+        if not isinstance(content, dict):
+            raise LakeError(
+                f"'{self.uri}/{name}' holds no JSON object; it was not written by Pleura. Restore or remove it."
+            )
+        return content
+
+    def remove(self) -> None:
+        """Remove it and all in it, if it is there."""
+        if self.exists():
+            self.filesystem.rm(self.path, recursive=True)
+
+    def new_run(self) -> Folder:
+        """The folder of a run that is not committed yet."""
+        return self / f"{RUN_PREFIX}{new_run_id()}"
+
+    def runs(self) -> list[Folder]:
+        """The committed runs in it, oldest first."""
+        candidates = [self / name for name in self.names() if name.startswith(RUN_PREFIX)]
+        return [run for run in candidates if run.filesystem.exists(f"{run.path}/{SUCCESS}")]
+
+    def commit(self) -> None:
+        """Make this run visible to readers."""
+        self.write(SUCCESS, b"")

@@ -1,0 +1,245 @@
+"""Archive to studies: every input ends in `studies` or in `quarantine`, in committed chunks, with balanced books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import Field
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from featurizers.crops import CropSettings
+from featurizers.decode import DecodeLimits
+from pipelines.config import Config, SparkConfig
+from pipelines.errors import ConfigError, LakeError, SourceError
+from pipelines.folders import Folder, new_run_id
+from pipelines.ingest_worker import STAGED, FileReason, StudyReader
+from pipelines.job import JobRecord, summary_text
+from pipelines.lake import Lake
+from pipelines.listing import Listing
+from pipelines.progress import Progress, clock
+from pipelines.pseudonyms import PUBLIC_KEY, Pseudonymizer, secret_key
+from pipelines.session import spark_session
+from pipelines.sources import KermanySource, ManifestSource, Source
+from pipelines.splits import SplitFractions
+from pipelines.tables import Table
+
+#: Inputs of one Spark task: seconds of work, so that progress is seen and a lost task costs little.
+INPUTS_PER_TASK = 128
+
+_CROP, _LIMITS = CropSettings(), DecodeLimits()
+
+
+class CropConfig(Config):
+    """How the lungs are cropped."""
+
+    size: int = Field(_CROP.size, ge=32, le=2048, description="side of the stored square crop, pixels")
+    margin: float = Field(_CROP.margin, ge=0, le=1, description="added on each side, as a fraction of the lung box")
+    min_quality: float = Field(
+        _CROP.min_quality, ge=0, le=1, description="below this lung_quality the whole image is kept"
+    )
+
+
+class LimitsConfig(Config):
+    """What is refused before it costs memory."""
+
+    max_pixels: int = Field(
+        _LIMITS.max_pixels, gt=0, description="largest width times height that a header may declare"
+    )
+    max_bytes: int = Field(_LIMITS.max_bytes, gt=0, description="largest file, bytes")
+    min_side: int = Field(_LIMITS.min_side, gt=0, description="smallest width and height, pixels")
+
+
+class IngestConfig(SparkConfig):
+    """Settings of jobs/ingest_studies.py."""
+
+    source: Literal["kermany", "manifest"] = Field(description="the archive's layout")
+    archive: str = Field(description="the archive's root: a folder or URI")
+    manifest: str | None = Field(
+        None,
+        description="source=manifest: CSV or Parquet of the images; null: the only one in the archive's top folder",
+    )
+    dataset: str | None = Field(None, description="name in the dataset column; null: the source's name")
+    pseudonym_key_file: str | None = Field(
+        None, description="file with the secret key of the pseudonyms; null: the variable PLEURA_PSEUDONYM_KEY"
+    )
+    val_fraction: float = Field(0.15, ge=0, lt=1, description="part of the patients that is cut off for validation")
+    test_fraction: float = Field(
+        0.15, ge=0, lt=1, description="part of the patients that is cut off for test where no split is official"
+    )
+    crop: CropConfig = CropConfig()
+    limits: LimitsConfig = LimitsConfig()
+    chunk_images: int = Field(8192, gt=0, description="images per commit: what a restart repeats at most")
+
+
+@dataclass(frozen=True)
+class Books:
+    """The counts of one chunk; inputs are known from before, new studies or new quarantine rows."""
+
+    inputs: int
+    known: int
+    studies: int
+    quarantined: dict[str, int]
+
+    def check(self) -> None:
+        """Raises LakeError unless every input is in exactly one place."""
+        placed = self.known + self.studies + sum(self.quarantined.values())
+        if placed != self.inputs:
+            raise LakeError(
+                f"the books do not balance: {self.inputs:,} inputs, but {self.known:,} known, {self.studies:,} studies "
+                f"and {sum(self.quarantined.values()):,} quarantined. This is a fault of Pleura or of the storage: "
+                "the chunk is in the lake as far as its runs were committed; please report it."
+            )
+
+
+def ingest(config: IngestConfig) -> str:
+    """Run the job; returns its summary.
+
+    Raises:
+        ConfigError, SourceError: before any work starts.
+        LakeError: if the books do not balance.
+    """
+    if config.val_fraction + config.test_fraction >= 1:
+        raise ConfigError("val_fraction + test_fraction leave nothing to train on; together they must stay below 1.")
+    source = _source(config)
+    key = PUBLIC_KEY if source.is_public else secret_key(config.pseudonym_key_file)
+    total = source.check()
+    lake = Lake.create(config.lake)
+    fractions = SplitFractions(config.val_fraction, 0.0 if source.has_official_test else config.test_fraction)
+    listing = Listing(source, Pseudonymizer(key, config.dataset or config.source), fractions)
+    record = JobRecord("ingest_studies", config)
+    with spark_session("ingest_studies", config.master) as spark, record.time("ingest"):
+        session = _Session(spark, lake, config, record)
+        with Progress("ingest", total, session.done):
+            for chunk in listing.chunks(config.chunk_images):
+                session.ingest(chunk)
+        # Written even when nothing was new: the nightly run then shows that it looked.
+        record.write_beside(lake.studies.folder)
+        splits = session.studies_per_split()
+    return _summary(lake, record, splits)
+
+
+def _source(config: IngestConfig) -> Source:
+    archive = Folder.at(config.archive)
+    if not archive.exists():
+        raise SourceError(f"there is no archive at '{archive.uri}'. Check archive=…")
+    if config.source == "kermany":
+        return KermanySource(archive)
+    return ManifestSource(archive, config.manifest)
+
+
+class _Session:
+    """One ingest on a running Spark."""
+
+    def __init__(self, spark: SparkSession, lake: Lake, config: IngestConfig, record: JobRecord) -> None:
+        self._spark, self._lake, self._record = spark, lake, record
+        self._dataset = config.dataset or config.source
+        self._reader = StudyReader(
+            Folder.at(config.archive).uri,
+            DecodeLimits(**config.limits.model_dump()),
+            CropSettings(**config.crop.model_dump()),
+        )
+        self._finished_before = 0
+        self._counter = spark.sparkContext.accumulator(0)
+
+    def done(self) -> int:
+        """Inputs that are done."""
+        return self._finished_before + int(self._counter.value)
+
+    def ingest(self, chunk: pa.Table) -> None:
+        """Read one chunk of a listing and commit what came of it."""
+        staging = self._lake.staging / f"ingest-{new_run_id()}"
+        try:
+            self._stage(chunk, staging)
+            books = self._commit(chunk.num_rows, Table(staging, STAGED).read_files(self._spark, [staging.uri]))
+        finally:
+            staging.remove()
+        books.check()
+        self._finished_before += books.known
+        self._record.count("inputs", books.inputs)
+        self._record.count("known", books.known)
+        self._record.count("studies", books.studies)
+        for reason, number in sorted(books.quarantined.items()):
+            self._record.count(f"quarantine: {reason}", number)
+
+    def _stage(self, chunk: pa.Table, staging: Folder) -> None:
+        tasks = -(-chunk.num_rows // INPUTS_PER_TASK)
+        listed = self._spark.createDataFrame(chunk).repartition(tasks)
+        lake = self._lake
+        for table in (lake.studies, lake.quarantine):
+            known = table.read(self._spark).where(F.col("dataset") == self._dataset).select("uri")
+            listed = listed.join(known, "uri", "left_anti")
+        reader, counter = self._reader, self._counter
+
+        def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            return reader.read_all(batches, counter.add)
+
+        # Materialised before anything filters on it: in one plan Spark may run a Python function twice (SPARK-47672).
+        listed.select(*chunk.schema.names).mapInArrow(read, from_arrow_schema(STAGED)).write.parquet(staging.uri)
+
+    def _commit(self, inputs: int, staged: DataFrame) -> Books:
+        lake = self._lake
+        read_before = staged.count()
+        twins = self._twins(staged).cache()
+        has_twins = twins.count() > 0
+        rejected = staged.where(F.col("reason").isNotNull()).select(*lake.quarantine.schema.names)
+        accepted = staged.where(F.col("reason").isNull())
+        if has_twins:
+            detail = F.concat(F.lit("same bytes as "), "same_as")
+            duplicates = staged.join(F.broadcast(twins), "position").select(
+                "uri", "dataset", F.lit(str(FileReason.DUPLICATE)).alias("reason"), detail.alias("detail")
+            )
+            rejected = rejected.unionByName(duplicates)
+            accepted = accepted.join(F.broadcast(twins), "position", "left_anti")
+        quarantined = {row["reason"]: row["count"] for row in rejected.groupBy("reason").count().collect()}
+        studies = read_before - sum(quarantined.values())
+        # Quarantine first: were the job killed in between, the studies of this chunk would be read once more, and
+        # nothing would be in two places.
+        if quarantined:
+            self._record.runs.append(lake.quarantine.append(rejected.coalesce(1)).uri)
+        if studies:
+            run = lake.studies.append(accepted)
+            self._record.runs.append(run.uri)
+            studies = lake.studies.read_files(self._spark, [run.uri]).count()
+        twins.unpersist()
+        return Books(inputs, inputs - read_before, studies, quarantined)
+
+    def _twins(self, staged: DataFrame) -> DataFrame:
+        """Inputs whose bytes an earlier input or run has already: their `position`, and `same_as` which uri."""
+        fresh = staged.where(F.col("reason").isNull()).select("position", "image_id", "uri")
+        in_order = Window.partitionBy("image_id").orderBy("position")
+        here = fresh.select("position", "image_id", F.first("uri").over(in_order).alias("first_uri"),
+                            F.row_number().over(in_order).alias("rank"))  # fmt: skip
+        there = self._lake.studies.read(self._spark).select("image_id", F.col("uri").alias("stored_uri"))
+        same_as = F.coalesce("stored_uri", F.when(F.col("rank") > 1, F.col("first_uri")))
+        return (
+            here.join(there, "image_id", "left")
+            .select("position", same_as.alias("same_as"))
+            .where("same_as is not null")
+        )
+
+    def studies_per_split(self) -> dict[str, int]:
+        """How many studies of this data set the lake holds, by split."""
+        studies = self._lake.studies.read(self._spark).where(F.col("dataset") == self._dataset)
+        return {row["split"]: row["count"] for row in studies.groupBy("split").count().collect()}
+
+
+def _summary(lake: Lake, record: JobRecord, splits: dict[str, int]) -> str:
+    counts, seconds = record.counts, record.timings["ingest"]
+    read = counts["inputs"] - counts["known"]
+    rows: dict[str, object] = {
+        "inputs": counts["inputs"],
+        "known from before": counts["known"],
+        "new studies": counts["studies"],
+        **{name: number for name, number in counts.items() if name.startswith("quarantine: ")},
+        "time": f"{clock(seconds)} ({read / seconds:,.1f} images/s)",
+        "studies by split": ", ".join(
+            f"{name} {splits[name]:,}" for name in ("train", "val", "test") if name in splits
+        ),
+        "lake": lake.folder.uri,
+    }
+    return summary_text("Ingested studies", rows)

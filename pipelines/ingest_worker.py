@@ -1,0 +1,102 @@
+"""What an executor does in ingest: an input's path comes in, a study or a reason goes out."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from featurizers.crops import Crop, CropSettings, crop_lungs, encode_png
+from featurizers.decode import DecodeLimits, Radiograph, decode_radiograph
+from featurizers.errors import DecodeError
+from pipelines.tables import LABELS, PIXELS
+
+
+class FileReason(StrEnum):
+    """Quarantine reasons that lie with the file rather than with its pixels (those are DecodeReason)."""
+
+    MISSING_FILE = "missing_file"
+    UNREADABLE_FILE = "unreadable_file"
+    DUPLICATE = "duplicate"
+    PROCESSING_FAILED = "processing_failed"
+
+
+#: What comes of an input: labels and pixels, or a reason.
+STAGED = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("image_id", pa.string()),
+        *LABELS,
+        *PIXELS,
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class StudyReader:
+    """Reads inputs of one archive."""
+
+    archive: str
+    limits: DecodeLimits
+    crop: CropSettings
+
+    def read_all(
+        self, batches: Iterable[pa.RecordBatch], count: Callable[[int], None] = lambda _: None
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of the schema LISTING to batches of the schema STAGED, row by row.
+
+        Args:
+            batches: inputs.
+            count: told how many inputs each finished batch held.
+        """
+        filesystem, root = fsspec.core.url_to_fs(self.archive)
+        for batch in batches:
+            rows = [self._read(filesystem, root, listed) for listed in batch.to_pylist(maps_as_pydicts=None)]
+            count(len(rows))
+            yield pa.RecordBatch.from_pylist(rows, STAGED)
+
+    def _read(self, filesystem: fsspec.AbstractFileSystem, root: str, listed: dict[str, Any]) -> dict[str, Any]:
+        path = listed.pop("path")
+        try:
+            content = bytes(filesystem.cat_file(f"{root}/{path}"))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return listed | {"reason": FileReason.MISSING_FILE, "detail": "no such file in the archive"}
+        except OSError as error:
+            # The message of the error names the path, which may carry an identifier.
+            return listed | {"reason": FileReason.UNREADABLE_FILE, "detail": f"reading failed: {type(error).__name__}"}
+        listed["image_id"] = hashlib.sha256(content).hexdigest()
+        try:
+            radiograph = decode_radiograph(content, self.limits)
+            return listed | _pixels(radiograph, crop_lungs(radiograph.pixels, self.crop))
+        except DecodeError as error:
+            return listed | {"reason": error.reason, "detail": error.detail}
+        except Exception as error:  # a fault of ours costs this image, not the night's job
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            detail = (
+                f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}; please report it with the file"
+            )
+            return listed | {"reason": FileReason.PROCESSING_FAILED, "detail": detail}
+
+
+def _pixels(radiograph: Radiograph, crop: Crop) -> dict[str, Any]:
+    height, width = radiograph.pixels.shape
+    box = crop.box
+    return {
+        "crop": encode_png(crop.pixels),
+        "lung_box": {"left": box.left, "top": box.top, "right": box.right, "bottom": box.bottom},
+        "lung_quality": crop.quality,
+        "cropper": str(crop.cropper),
+        "width": width,
+        "height": height,
+        "bits": radiograph.bits,
+        "photometric": radiograph.photometric,
+    }

@@ -1,0 +1,104 @@
+"""The lake: what its tables are called and where they lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.errors import LakeError
+from pipelines.folders import Folder
+from pipelines.tables import FEATURES, PREDICTIONS, QUARANTINE, STUDIES, Table
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The tables of one lake, by name."""
+
+    folder: Folder
+
+    @classmethod
+    def create(cls, location: str) -> Lake:
+        """The lake at a path or URI, made if it is not there."""
+        lake = cls(Folder.at(location))
+        lake.folder.filesystem.makedirs(lake.folder.path, exist_ok=True)
+        return lake
+
+    @classmethod
+    def open(cls, location: str) -> Lake:
+        """The lake at a path or URI.
+
+        Raises:
+            LakeError: if nothing was ever ingested there.
+        """
+        lake = cls(Folder.at(location))
+        if not lake.folder.exists():
+            raise LakeError(
+                f"there is no lake at '{lake.folder.uri}'. Check lake=…, or make one with jobs/ingest_studies.py."
+            )
+        if not lake.studies.folder.runs():
+            raise LakeError(
+                f"'{lake.folder.uri}' holds no ingested studies. Run jobs/ingest_studies.py lake={location} first."
+            )
+        return lake
+
+    @property
+    def studies(self) -> Table:
+        """One row per image."""
+        return Table(self.folder / "studies", STUDIES)
+
+    @property
+    def quarantine(self) -> Table:
+        """One row per input that is no study."""
+        return Table(self.folder / "quarantine", QUARANTINE)
+
+    @property
+    def staging(self) -> Folder:
+        """Where a running job keeps rows that are not committed; no reader looks here."""
+        return self.folder / "_staging"
+
+    def extractors(self) -> list[str]:
+        """The fingerprints of the extractors whose features are here."""
+        return _partition_values(self.folder / "features", "extractor=")
+
+    def features(self, extractor: str) -> Table:
+        """The features of one extractor."""
+        return Table(self.folder / "features" / f"extractor={extractor}", FEATURES)
+
+    def choose_extractor(self, wanted: str | None) -> str:
+        """The fingerprint meant by `wanted` (a prefix will do); the only one there is when None.
+
+        Raises:
+            LakeError: if there is none, or the choice is not clear.
+        """
+        there = self.extractors()
+        if not there:
+            raise LakeError(f"'{self.folder.uri}' holds no features. Run jobs/extract_features.py first.")
+        matching = [fingerprint for fingerprint in there if fingerprint.startswith(wanted or "")]
+        if len(matching) == 1:
+            return matching[0]
+        names = ", ".join(fingerprint[:12] for fingerprint in there)
+        if not matching:
+            raise LakeError(f"no features of extractor '{wanted}' in '{self.folder.uri}'. It holds: {names}.")
+        raise LakeError(f"'{self.folder.uri}' holds features of several extractors: {names}. Choose one: extractor=….")
+
+    def head_runs(self, task: str, name: str) -> Folder:
+        """The folder of the runs of one head."""
+        return self.folder / "heads" / task / name
+
+    def heads(self) -> list[str]:
+        """The `task/name` of every head that is here."""
+        root = self.folder / "heads"
+        return [
+            f"{task}/{name}"
+            for task in root.names()
+            for name in (root / task).names()
+            if self.head_runs(task, name).runs()
+        ]
+
+    def predictions(self, head: str) -> Table:
+        """The predictions of the head with this fingerprint."""
+        return Table(self.folder / "predictions" / f"head={head}", PREDICTIONS)
+
+
+def _partition_values(folder: Folder, prefix: str) -> list[str]:
+    values = [name.removeprefix(prefix) for name in folder.names() if name.startswith(prefix)]
+    return [value for value in values if (folder / f"{prefix}{value}").runs()]

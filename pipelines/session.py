@@ -1,0 +1,134 @@
+"""Starts the Spark session of a job and ships our packages to its executors."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark import SparkConf, SparkContext
+from pyspark.sql import SparkSession
+
+from pipelines.errors import ConfigError
+
+#: What executors import from us; `jobs` runs on the driver alone.
+SHIPPED_PACKAGES = ("pipelines", "featurizers", "classifiers")
+PACKAGES_ZIP = "pleura.zip"
+
+#: 50 KB rows in Arrow batches of 10,000 halve the throughput and hold 500 MB a task; 64 rows are a few MB.
+ARROW_BATCH_ROWS = 64
+
+#: A split of a Parquet scan: some hundreds of crops, so that tasks are neither seconds too short nor memory-hungry.
+SPLIT_BYTES = 16 * 2**20
+
+
+@contextmanager
+def spark_session(name: str, master: str | None, *, whole_executor_per_task: bool = False) -> Iterator[SparkSession]:
+    """A session with our packages importable on every executor.
+
+    A session that runs already (a notebook's) is used as it is and left running; else one is started, and stopped at
+    the end.
+
+    Args:
+        name: the application's name in Spark's UI.
+        master: Spark master; None leaves what spark-submit was told, or local[*] without it.
+        whole_executor_per_task: give each Python task all cores of its executor (one multi-threaded model per
+            executor rather than one model per core), unless `spark.task.cpus` was set by the user.
+
+    Raises:
+        ConfigError: if a session runs already on another master, or none can be started on this one.
+    """
+    running = SparkSession.getActiveSession()
+    if running is not None:
+        if master not in (None, running.sparkContext.master):
+            raise ConfigError(
+                f"a Spark session runs already on {running.sparkContext.master}, so master={master} can't be had. "
+                "Leave master out, or stop that session first."
+            )
+        _ship_packages(running)
+        yield running
+        return
+    session = _start(name, master, whole_executor_per_task=whole_executor_per_task)
+    try:
+        _ship_packages(session)
+        yield session
+    finally:
+        session.stop()
+
+
+@functools.cache
+def scratch_folder() -> Path:
+    """A folder of this process for files that executors fetch; removed when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="pleura-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _start(name: str, master: str | None, *, whole_executor_per_task: bool) -> SparkSession:
+    # Executors run the driver's Python; without this Spark starts whatever `python3` means on the machine.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if master and master.startswith("local-cluster"):
+        # Otherwise Spark's embedded cluster writes its work folders into the installed pyspark package.
+        os.environ.setdefault("SPARK_TESTING", "1")
+    # Connects to the JVM, so that the conf below knows what spark-submit was told.
+    SparkContext._ensure_initialized()
+    given = SparkConf()
+    builder = SparkSession.builder.appName(f"pleura {name}")
+    if master:
+        builder = builder.master(master)
+    # pyspark's own launcher turns Spark's bar on; ours tells images, not tasks.
+    builder = builder.config("spark.ui.showConsoleProgress", "false")
+    settings = {
+        "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_BATCH_ROWS),
+        "spark.sql.files.maxPartitionBytes": str(SPLIT_BYTES),
+        "spark.sql.files.openCostInBytes": "0",
+        "spark.sql.session.timeZone": "UTC",
+    }
+    if (master or given.get("spark.master", "local[*]") or "").startswith("local"):
+        # Spark's 200 are meant for clusters; each costs some milliseconds, also when it is empty.
+        settings["spark.sql.shuffle.partitions"] = str(os.cpu_count() or 1)
+    if whole_executor_per_task:
+        settings["spark.task.cpus"] = str(executor_cores(given, master))
+    for key, value in settings.items():
+        if not given.contains(key):
+            builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def _ship_packages(session: SparkSession) -> None:
+    context = session.sparkContext
+    if not any(file.endswith(f"/{PACKAGES_ZIP}") for file in context.listFiles):
+        context.addPyFile(str(zip_packages(scratch_folder())))
+
+
+def executor_cores(conf: SparkConf, master: str | None) -> int:
+    """Cores of one executor, as far as the settings tell it before the application starts; 1 when they do not."""
+    where = master or conf.get("spark.master", "local[*]") or "local[*]"
+    if where == "local":
+        return 1
+    if local := re.fullmatch(r"local\[(\d+|\*)(?:,\s*\d+)?\]", where):
+        return (os.cpu_count() or 1) if local.group(1) == "*" else int(local.group(1))
+    if cluster := re.fullmatch(r"local-cluster\[\s*\d+\s*,\s*(\d+)\s*,\s*\d+\s*\]", where):
+        return int(cluster.group(1))
+    return int(conf.get("spark.executor.cores", "1") or 1)
+
+
+def zip_packages(folder: Path) -> Path:
+    """Our packages as a zip that Python can import from, in `folder`."""
+    root = Path(__file__).resolve().parents[1]
+    archive = folder / PACKAGES_ZIP
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        for package in SHIPPED_PACKAGES:
+            for module in sorted((root / package).rglob("*.py")):
+                target.write(module, module.relative_to(root))
+    return archive

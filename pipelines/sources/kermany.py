@@ -1,0 +1,97 @@
+"""Kermany's paediatric pneumonia set: `{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, labels in folder and file names.
+
+Kermany, Zhang, Goldbaum: Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for Classification,
+Mendeley Data, 2018.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipelines.errors import SourceError
+from pipelines.folders import Folder
+from pipelines.sources.base import NEGATIVE, POSITIVE, StudyRecord
+from pipelines.splits import Split
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+#: Folders that published copies of the set put around its parts.
+ROOTS = ("", "chest_xray/", "CellData/chest_xray/")
+
+_PNEUMONIA = re.compile(r"(?P<patient>person\d+)_(?P<cause>virus|bacteria)_", re.IGNORECASE)
+_NORMAL = re.compile(r"(?P<patient>(?:NORMAL2-)?IM-\d+)-", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class KermanySource:
+    """The set in its own folder layout.
+
+    Patients are the `personN` or `IM-N` of the file names, whatever the class. The numbers of train and test are
+    independent series (the authors split by patient), so a patient is known by series and number. Some copies carve 16
+    images into a `val` folder: they go back to the train series, whose patients' hashes cut the validation part.
+    """
+
+    archive: Folder
+
+    @property
+    def is_public(self) -> bool:
+        """True: `personN` is nobody's identifier."""
+        return True
+
+    @property
+    def has_official_test(self) -> bool:
+        """True even where the test folder is missing: then there is no test, and train is not cut for one."""
+        return True
+
+    def check(self) -> int:
+        """The number of files in the class folders."""
+        count = sum(len(self._names(folder)) for _, _, folder in self._class_folders())
+        if not count:
+            raise SourceError(
+                f"'{self.archive.uri}' does not look like Kermany's set: expected images in train/NORMAL and "
+                "train/PNEUMONIA (and test/…), directly or under chest_xray/. Check archive=…"
+            )
+        return count
+
+    def records(self) -> Iterator[StudyRecord]:
+        """All files, part by part and class by class, by name."""
+        for part, label, folder in self._class_folders():
+            for name in self._names(folder):
+                patient, findings = describe(label, name)
+                is_test = part is Split.TEST
+                yield StudyRecord(
+                    path=f"{folder}/{name}",
+                    patient_id=f"{'test' if is_test else 'train'}/{patient}",
+                    findings=findings,
+                    split=Split.TEST if is_test else None,
+                )
+
+    def _class_folders(self) -> Iterator[tuple[Split, str, str]]:
+        root = next((root for root in ROOTS if (self.archive / f"{root}train").exists()), "")
+        for part in Split:
+            for label in CLASSES:
+                yield part, label, f"{root}{part}/{label}"
+
+    def _names(self, folder: str) -> list[str]:
+        # Hidden files are what file managers leave behind, not inputs.
+        return [name for name in (self.archive / folder).names() if not name.startswith(".")]
+
+
+def describe(label: str, name: str) -> tuple[str, dict[str, int]]:
+    """Patient and findings of a file in the folder `label`.
+
+    A name outside the set's patterns is a patient of its own, with the findings that the folder alone tells.
+    """
+    if label == "NORMAL":
+        match = _NORMAL.match(name)
+        findings = {"normal": POSITIVE, "pneumonia": NEGATIVE, "viral": NEGATIVE, "bacterial": NEGATIVE}
+        return (match["patient"] if match else name), findings
+    match = _PNEUMONIA.match(name)
+    findings = {"normal": NEGATIVE, "pneumonia": POSITIVE}
+    if not match:
+        return name, findings
+    is_viral = match["cause"].lower() == "virus"
+    findings["viral"] = POSITIVE if is_viral else NEGATIVE
+    findings["bacterial"] = NEGATIVE if is_viral else POSITIVE
+    return match["patient"], findings

@@ -1,0 +1,108 @@
+"""The tables of the lake: their schemas, and how rows get in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from pipelines.folders import Folder
+
+#: Row groups of this many bytes let a few hundred crops be read without holding a file of thousands.
+ROW_GROUP_BYTES = 16 * 2**20
+#: A file is the smallest unit of a resumed job, so it must not grow with the archive.
+ROWS_PER_FILE = 2048
+
+_BOX = [("left", pa.float64()), ("top", pa.float64()), ("right", pa.float64()), ("bottom", pa.float64())]
+
+#: Columns of `studies` that the source tells, before any pixel is read.
+LABELS = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("uri", pa.string()),
+        ("patient_key", pa.string()),
+        ("study_key", pa.string()),
+        ("view", pa.string()),
+        ("sex", pa.string()),
+        ("age_years", pa.float32()),
+        ("findings", pa.map_(pa.string(), pa.int8())),
+        ("boxes", pa.list_(pa.struct([("finding", pa.string()), *_BOX]))),
+        ("split", pa.string()),
+    ]
+)
+
+#: Columns of `studies` that the pixels tell.
+PIXELS = pa.schema(
+    [
+        ("crop", pa.binary()),
+        ("lung_box", pa.struct(_BOX)),
+        ("lung_quality", pa.float32()),
+        ("cropper", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bits", pa.int32()),
+        ("photometric", pa.string()),
+    ]
+)
+
+STUDIES = pa.schema([pa.field("image_id", pa.string()), *LABELS, *PIXELS])
+
+QUARANTINE = pa.schema(
+    [("uri", pa.string()), ("dataset", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+
+FEATURES = pa.schema([("image_id", pa.string()), ("variant", pa.int32()), ("features", pa.list_(pa.float32()))])
+
+PREDICTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("task", pa.string()),
+        ("probabilities", pa.map_(pa.string(), pa.float32())),
+        ("decisions", pa.map_(pa.string(), pa.bool_())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A folder of Parquet runs of one schema."""
+
+    folder: Folder
+    schema: pa.Schema
+
+    def read(self, spark: SparkSession) -> DataFrame:
+        """All rows of all committed runs."""
+        return self.read_files(spark, [run.uri for run in self.folder.runs()])
+
+    def read_files(self, spark: SparkSession, locations: list[str]) -> DataFrame:
+        """The rows of some of its runs or files."""
+        schema = from_arrow_schema(self.schema)
+        if not locations:
+            return spark.createDataFrame([], schema)
+        return spark.read.schema(schema).parquet(*locations)
+
+    def append(self, rows: DataFrame) -> Folder:
+        """Write `rows` as one run; Spark's committer makes it appear at once, when its last task is done."""
+        run = self.folder.new_run()
+        columns = rows.select(*self.schema.names)
+        (
+            columns.write.option("maxRecordsPerFile", ROWS_PER_FILE)
+            .option("parquet.block.size", ROW_GROUP_BYTES)
+            .parquet(run.uri)
+        )
+        return run
+
+    def to_arrow(self, columns: list[str]) -> pa.Table:
+        """Some columns of all committed runs, in memory, without Spark."""
+        filesystem = self.folder.filesystem
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        tables = [
+            pq.read_table(f"{run.path}/{name}", columns=columns, filesystem=filesystem).cast(schema)
+            for run in self.folder.runs()
+            for name in run.names()
+            if name.endswith(".parquet")
+        ]
+        return pa.concat_tables(tables) if tables else schema.empty_table()

@@ -1,0 +1,165 @@
+"""Extraction: one vector for every study, nothing twice, resumable, the same whatever the batches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from featurizers.backbones import get_backbone, load_weights
+from featurizers.crops import decode_png
+from featurizers.embedder import Embedder
+from featurizers.errors import FeaturizerError
+from pipelines.errors import LakeError
+from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.increment import Increment, SourceFile, chunks
+from pipelines.lake import Lake
+from pipelines.train import as_matrix
+
+pytestmark = pytest.mark.usefixtures("spark")
+
+RANDOM = BackboneConfig(weights="random")
+
+
+def config(lake: Path, **settings: object) -> ExtractConfig:
+    return ExtractConfig.model_validate({"lake": str(lake), "backbone": RANDOM} | settings)
+
+
+def vectors(lake: Path, extractor: str | None = None) -> dict[str, np.ndarray]:
+    there = Lake.open(str(lake))
+    table = there.features(there.choose_extractor(extractor)).to_arrow(["image_id", "features"])
+    assert table["image_id"].value_counts().to_pandas().str["counts"].max() == 1
+    return dict(zip(table["image_id"].to_pylist(), as_matrix(table["features"]), strict=True))
+
+
+@pytest.fixture
+def lake(ingested_lake: Path, tmp_path: Path) -> Path:
+    """A lake of studies only, to be written to."""
+    copy = tmp_path / "lake"
+    shutil.copytree(ingested_lake, copy, ignore=shutil.ignore_patterns("features", "heads", "predictions"))
+    return copy
+
+
+def test_every_study_has_the_vector_that_the_library_gives(extracted_lake: Path) -> None:
+    studies = Lake.open(str(extracted_lake)).studies.to_arrow(["image_id", "crop"]).to_pylist()
+    found = vectors(extracted_lake)
+    assert set(found) == {study["image_id"] for study in studies}
+    embedder = Embedder("resnet50", load_weights(get_backbone("resnet50"), "random"))
+    chosen = studies[3:8]
+    expected = embedder.embed([decode_png(study["crop"]) for study in chosen])
+    for study, vector in zip(chosen, expected, strict=True):
+        assert vector.shape == (2048,)
+        np.testing.assert_allclose(found[study["image_id"]], vector, rtol=0.02, atol=0.02 * np.abs(vector).max())
+
+
+def test_a_second_extraction_does_nothing(extracted_lake: Path) -> None:
+    before = sorted(path for path in (extracted_lake / "features").rglob("*"))
+    assert "none: every study has its features already" in extract(config(extracted_lake))
+    assert before == sorted(path for path in (extracted_lake / "features").rglob("*"))
+
+
+def test_other_weights_and_precision_are_another_extractor(lake: Path) -> None:
+    for backbone, precision in (("random", "bf16"), ("random", "fp32")):
+        extract(config(lake, backbone={"weights": backbone}, precision=precision))
+    there = Lake.open(str(lake))
+    first, second = there.extractors()
+    with pytest.raises(LakeError, match="several extractors"):
+        there.choose_extractor(None)
+    assert there.choose_extractor(second[:8]) == second
+    bf16, fp32 = vectors(lake, first), vectors(lake, second)
+    cosines = [
+        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in ((bf16[key], fp32[key]) for key in bf16)
+    ]
+    assert min(cosines) > 0.999
+    card = json.loads((lake / "features" / f"extractor={first}" / "_extractor.json").read_text())
+    assert card["fingerprint"] == first
+    assert card["weights"] == "random (seed 0), untrained"
+
+
+def test_a_killed_extraction_goes_on_where_it_was(
+    lake: Path, monkeypatch: pytest.MonkeyPatch, spark: SparkSession
+) -> None:
+    """Kill after the first committed chunk; the second run extracts only what is missing."""
+    split_studies(lake)
+    calls = iter([None, KeyboardInterrupt()])
+    rows = Increment._rows
+
+    def rows_once(*arguments: object) -> object:
+        if error := next(calls, None):
+            raise error
+        return rows(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Increment, "_rows", rows_once)
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(lake, chunk_images=1))
+    partial = vectors(lake)
+    assert 0 < len(partial) < Lake.open(str(lake)).studies.read(spark).count()
+    extract(config(lake, chunk_images=1))
+    whole = vectors(lake)
+    assert len(whole) == Lake.open(str(lake)).studies.read(spark).count()
+    for image_id, vector in partial.items():
+        np.testing.assert_array_equal(whole[image_id], vector)
+
+
+def test_images_missing_from_a_file_that_is_half_done_are_extracted(lake: Path, spark: SparkSession) -> None:
+    extract(config(lake))
+    there = Lake.open(str(lake))
+    table = there.features(there.choose_extractor(None))
+    (run,) = table.folder.runs()
+    rows = table.read(spark)
+    half = rows.limit(rows.count() // 2).localCheckpoint()
+    table.append(half)
+    shutil.rmtree(run.path)
+    extract(config(lake))
+    assert len(vectors(lake)) == there.studies.read(spark).count()
+
+
+def test_a_damaged_crop_costs_no_other_image_its_vector(lake: Path) -> None:
+    file = next((lake / "studies").glob("run=*/*.parquet"))
+    table = pq.read_table(file)
+    crops = table["crop"].to_pylist()
+    crops[1] = b"damaged"
+    damaged = table.set_column(table.schema.get_field_index("crop"), "crop", [crops])
+    pq.write_table(damaged, file)
+    for crc in file.parent.glob(".*.crc"):
+        crc.unlink()
+    summary = extract(config(lake))
+    image_id = table["image_id"][1].as_py()
+    assert f"1, no features: {image_id}" in summary
+    assert len(vectors(lake)) == sum(len(pq.read_table(f)) for f in (lake / "studies").glob("run=*/*.parquet")) - 1
+
+
+def test_a_gpu_that_is_not_there_is_told_before_any_work(lake: Path) -> None:
+    with pytest.raises(FeaturizerError, match="cuda:99"):
+        Embedder("resnet50", load_weights(get_backbone("resnet50"), "random"), device="cuda:99")
+
+
+def test_a_lake_without_studies_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="no lake"):
+        extract(config(tmp_path / "nowhere"))
+    with pytest.raises(LakeError, match="no ingested studies"):
+        extract(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("missing", "size", "expected"),
+    [([3, 3, 3], 6, [2, 1]), ([9, 1], 6, [1, 1]), ([], 6, []), ([1] * 5, 100, [5]), ([4, 4], 1, [1, 1])],
+)
+def test_chunks_are_whole_files_up_to_a_size(missing: list[int], size: int, expected: list[int]) -> None:
+    files = [SourceFile(str(index), number, number) for index, number in enumerate(missing)]
+    assert [len(chunk) for chunk in chunks(files, size)] == expected
+
+
+def split_studies(lake: Path) -> None:
+    """Turn the lake's one file of studies into three."""
+    file = next((lake / "studies").glob("run=*/*.parquet"))
+    table = pq.read_table(file)
+    third = len(table) // 3 + 1
+    for start in range(0, len(table), third):
+        pq.write_table(table.slice(start, third), file.with_name(f"part-{start:05}.parquet"))
+    file.unlink()

@@ -1,0 +1,270 @@
+"""Ingest: balanced books, a reason for every bad file, no identifier anywhere, and nothing done twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pyspark.sql import SparkSession
+
+from featurizers.crops import decode_png
+from featurizers.phantoms import draw_phantom
+from pipelines import ingest as ingest_module
+from pipelines.errors import ConfigError, SourceError
+from pipelines.ingest import IngestConfig, ingest
+from pipelines.lake import Lake
+from pipelines.pseudonyms import KEY_VARIABLE
+from tests.conftest import PHANTOM_STUDIES
+
+pytestmark = pytest.mark.usefixtures("spark")
+
+PIXELS = draw_phantom(3, size=(160, 160)).pixels
+
+
+def encoded(mode: str, image_format: str, pixels: np.ndarray = PIXELS) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def sixteen_bit_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS.astype(np.uint16) * 200).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def declared_png(width: int, height: int) -> bytes:
+    """A PNG whose header declares a size and whose pixels are missing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    )
+
+
+def dicom(*, with_pixels: bool, patient: str = "Nobody^Anna") -> bytes:
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.Modality = ComputedRadiographyImageStorage, "1.2.3.4", "CR"
+    dataset.PatientName, dataset.PatientID = patient, "PID-SECRET-991"
+    if with_pixels:
+        dataset.Rows, dataset.Columns = PIXELS.shape
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+        dataset.PixelData = (PIXELS.astype(np.uint16) * 16).tobytes()
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+#: What a hospital's folder may hold, and what becomes of it: a reason, or None for a study.
+INPUTS: dict[str, tuple[Callable[[], bytes], str | None]] = {
+    "grey.png": (lambda: encoded("L", "PNG"), None),
+    "grey.jpeg": (lambda: encoded("L", "JPEG"), None),
+    "sixteen_bit.png": (sixteen_bit_png, None),
+    "cmyk.jpeg": (lambda: encoded("CMYK", "JPEG"), None),
+    "palette.png": (lambda: encoded("P", "PNG"), None),
+    "rgba.png": (lambda: encoded("RGBA", "PNG"), None),
+    "good.dcm": (lambda: dicom(with_pixels=True), None),
+    "truncated.jpeg": (lambda: encoded("L", "JPEG")[:1500], "corrupt_image"),
+    "empty.png": (lambda: b"", "empty_file"),
+    "text.png": (lambda: b"this is no picture\n" * 20, "not_an_image"),
+    "one.png": (lambda: encoded("L", "PNG", PIXELS[:1, :1]), "too_small"),
+    "huge.png": (lambda: declared_png(30_000, 30_000), "too_large"),
+    "no_pixels.dcm": (lambda: dicom(with_pixels=False), "no_pixel_data"),
+    "grey_again.png": (lambda: encoded("L", "PNG"), "duplicate"),
+}
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A manifest archive with one of each of INPUTS and a missing file."""
+    monkeypatch.setenv(KEY_VARIABLE, "k" * 64)
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for name, (content, _) in INPUTS.items():
+        (folder / name).write_bytes(content())
+    rows = [{"path": name, "patient_id": f"PID-SECRET-{i}", "age": "93", "Mass": "1"} for i, name in enumerate(INPUTS)]
+    rows.append({"path": "PID-SECRET-990/gone.png", "patient_id": "PID-SECRET-990", "age": "", "Mass": ""})
+    pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+    return folder
+
+
+def config(archive: Path, lake: Path, **settings: object) -> IngestConfig:
+    return IngestConfig.model_validate({"source": "manifest", "archive": str(archive), "lake": str(lake)} | settings)
+
+
+def outcomes(lake: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    there = Lake.open(str(lake))
+    studies = there.studies.to_arrow(there.studies.schema.names).to_pandas()
+    return studies, there.quarantine.to_arrow(there.quarantine.schema.names).to_pandas()
+
+
+def test_every_input_is_a_study_or_has_its_own_reason(archive: Path, tmp_path: Path) -> None:
+    summary = ingest(config(archive, tmp_path / "lake"))
+    studies, quarantine = outcomes(tmp_path / "lake")
+    found = dict.fromkeys(studies["uri"]) | dict(zip(quarantine["uri"], quarantine["reason"], strict=True))
+    gone = [uri for uri in found if uri.endswith("/gone.png")]
+    assert found.pop(gone[0]) == "missing_file"
+    assert found == {name: reason for name, (_, reason) in INPUTS.items()}
+    assert len(studies) + len(quarantine) == len(INPUTS) + 1
+    assert "quarantine: duplicate" in summary
+    duplicate = quarantine[quarantine["reason"] == "duplicate"]["detail"].item()
+    assert duplicate == "same bytes as grey.png"
+
+
+def test_what_a_study_tells(archive: Path, tmp_path: Path) -> None:
+    ingest(config(archive, tmp_path / "lake", crop={"size": 96}))
+    studies, _ = outcomes(tmp_path / "lake")
+    for study in studies.to_dict("records"):
+        assert decode_png(study["crop"]).shape == (96, 96)
+        assert (study["width"], study["height"]) == (160, 160)
+        assert study["dataset"] == "manifest"
+        assert study["split"] in ("train", "val", "test")
+        assert dict(study["findings"]) == {"Mass": 1}
+        assert study["age_years"] == 90.0
+        assert 0 <= study["lung_quality"] <= 1
+        box = study["lung_box"]
+        assert 0 <= box["left"] < box["right"] <= 1
+        assert 0 <= box["top"] < box["bottom"] <= 1
+    bits = dict(zip(studies["uri"], studies["bits"], strict=True))
+    assert bits["sixteen_bit.png"] == 16
+    assert bits["good.dcm"] == 12
+
+
+def test_no_identifier_is_in_any_byte_that_was_written(
+    archive: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    print_out = ingest(config(archive, tmp_path / "lake"))
+    written = [file.read_bytes() for file in (tmp_path / "lake").rglob("*") if file.is_file()]
+    said = capfd.readouterr()
+    texts = [*written, print_out.encode(), said.out.encode(), said.err.encode()]
+    # Parquet compresses: read its values too.
+    studies, quarantine = outcomes(tmp_path / "lake")
+    texts += [studies.drop(columns="crop").to_json().encode(), quarantine.to_json().encode()]
+    for secret in (b"PID-SECRET", b"Nobody", b"Anna", b"k" * 64):
+        assert not any(secret in text for text in texts)
+
+
+def test_a_second_ingest_finds_nothing_to_do_and_new_files_are_added(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = tmp_path / "lake"
+    ingest(config(archive, lake))
+    before = outcomes(lake)
+    ingest(config(archive, lake))
+    after = outcomes(lake)
+    assert [len(table) for table in before] == [len(table) for table in after]
+    (archive / "new.png").write_bytes(encoded("L", "PNG", PIXELS[:, ::-1]))
+    (archive / "twin_of_an_old_one.jpeg").write_bytes((archive / "grey.jpeg").read_bytes())
+    labels = pd.read_csv(archive / "labels.csv", dtype=str)
+    more = [{"path": name, "patient_id": "PID-SECRET-77"} for name in ("new.png", "twin_of_an_old_one.jpeg")]
+    pd.concat([labels, pd.DataFrame(more)]).to_csv(archive / "labels.csv", index=False)
+    ingest(config(archive, lake))
+    studies, quarantine = outcomes(lake)
+    assert len(studies) == len(before[0]) + 1
+    assert len(quarantine) == len(before[1]) + 1
+    assert quarantine.iloc[-1]["detail"] == "same bytes as grey.jpeg"
+
+
+def test_chunks_give_the_same_lake_and_duplicates_across_them_are_found(archive: Path, tmp_path: Path) -> None:
+    ingest(config(archive, tmp_path / "whole"))
+    ingest(config(archive, tmp_path / "chunked", chunk_images=4))
+    for whole, chunked in zip(outcomes(tmp_path / "whole"), outcomes(tmp_path / "chunked"), strict=True):
+        left, right = (table.sort_values("uri").reset_index(drop=True) for table in (whole, chunked))
+        pd.testing.assert_frame_equal(left, right)
+
+
+def test_a_killed_ingest_goes_on_and_leaves_nothing_half_done(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = tmp_path / "lake"
+    calls = iter([None, KeyboardInterrupt()])
+    stage = ingest_module._Session._stage
+
+    def stage_once(*arguments: object) -> None:
+        if error := next(calls, None):
+            raise error
+        stage(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ingest_module._Session, "_stage", stage_once)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(config(archive, lake, chunk_images=5))
+    studies, quarantine = outcomes(lake)
+    assert len(studies) + len(quarantine) == 5
+    ingest(config(archive, lake, chunk_images=5))
+    studies, quarantine = outcomes(lake)
+    assert len(studies) + len(quarantine) == len(INPUTS) + 1
+    assert not list((lake / "_staging").iterdir())
+
+
+def test_a_run_without_its_marker_is_not_there(ingested_lake: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    shutil.copytree(ingested_lake, lake)
+    studies, _ = outcomes(lake)
+    run = next((lake / "studies").glob("run=*"))
+    shutil.copytree(run, lake / "studies" / "run=20990101T000000000000-dead", ignore=shutil.ignore_patterns("_SUCCESS"))
+    assert len(outcomes(lake)[0]) == len(studies)
+
+
+def test_kermanys_layout_keeps_patients_whole_and_the_official_test(ingested_lake: Path) -> None:
+    studies, quarantine = outcomes(ingested_lake)
+    assert len(studies) + len(quarantine) == PHANTOM_STUDIES
+    assert (studies.groupby("patient_key")["split"].nunique() == 1).all()
+    assert set(studies["split"]) == {"train", "val", "test"}
+    in_test_folder = studies["uri"].str.contains("/test/")
+    assert (in_test_folder == (studies["split"] == "test")).all()
+
+
+def test_run_json_tells_config_counts_timings_and_versions(ingested_lake: Path) -> None:
+    (file,) = (ingested_lake / "studies" / "_jobs").glob("*/run.json")
+    record = json.loads(file.read_text())
+    assert record["config"]["val_fraction"] == 0.3
+    assert record["counts"]["inputs"] == PHANTOM_STUDIES
+    assert record["timings"]["ingest"] > 0
+    assert {"pleura", "pyspark", "torch"} <= set(record["versions"])
+
+
+def test_a_source_with_identifiers_needs_a_key(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE)
+    with pytest.raises(ConfigError, match="secret key"):
+        ingest(config(archive, tmp_path / "lake"))
+    assert not (tmp_path / "lake").exists()
+
+
+def test_an_archive_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no archive"):
+        ingest(config(tmp_path / "nowhere", tmp_path / "lake"))
+
+
+def test_fractions_that_leave_no_train_are_refused(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="below 1"):
+        ingest(config(archive, tmp_path / "lake", val_fraction=0.5, test_fraction=0.5))
+
+
+@pytest.mark.real
+def test_real_full_resolution_radiographs_are_all_studies(real_data: Path, tmp_path: Path, spark: SparkSession) -> None:
+    archive = real_data / "kermany_full_resolution"
+    ingest(IngestConfig(source="kermany", archive=str(archive), lake=str(tmp_path / "lake")))
+    studies, quarantine = outcomes(tmp_path / "lake")
+    assert len(studies) == 150
+    assert quarantine.empty
+    assert studies["lung_quality"].median() > 0

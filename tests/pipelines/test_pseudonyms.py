@@ -1,0 +1,68 @@
+"""Pseudonyms: keyed, stable, apart for each data set, and no identifier left in a uri."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pipelines.errors import ConfigError
+from pipelines.pseudonyms import KEY_VARIABLE, MIN_SUBSTRING, Pseudonymizer, secret_key
+
+MINE = Pseudonymizer(b"k" * 32, "mine")
+
+
+def test_the_same_patient_gets_the_same_key_only_in_the_same_data_set_under_the_same_secret() -> None:
+    key = MINE.patient("12345")
+    assert key == Pseudonymizer(b"k" * 32, "mine").patient("12345")
+    others = {
+        Pseudonymizer(b"x" * 32, "mine").patient("12345"),
+        Pseudonymizer(b"k" * 32, "other").patient("12345"),
+        MINE.study("12345"),
+        MINE.patient("12346"),
+    }
+    assert key not in others
+    assert len(others) == 4
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=MIN_SUBSTRING, max_size=12), st.data())
+def test_no_identifier_is_left_in_a_uri(identifier: str, data: st.DataObject) -> None:
+    around = st.text("xyz/._-", max_size=8)
+    path = data.draw(around) + identifier + data.draw(around) + identifier.lower() + ".png"
+    uri = MINE.uri(path, identifier)
+    # A key is hexadecimal: by chance it may spell a short identifier of those letters.
+    assume(not set(identifier.lower()) <= set("0123456789abcdef"))
+    assert identifier.lower() not in uri.lower()
+
+
+def test_a_short_identifier_is_replaced_where_it_stands_alone() -> None:
+    uri = MINE.uri("images/12/view12_12.png", "12")
+    assert uri.startswith("images/")
+    assert "/12/" not in uri
+    assert "_12." not in uri
+    assert "/view12_" in uri
+
+
+def test_the_key_comes_from_the_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "key"
+    file.write_text("f" * 64 + "\n")
+    monkeypatch.setenv(KEY_VARIABLE, "e" * 64)
+    assert secret_key(str(file)) == b"f" * 64
+    assert secret_key(None) == b"e" * 64
+
+
+def test_without_a_key_the_message_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match=r"secrets\.token_hex"):
+        secret_key(None)
+    monkeypatch.setenv(KEY_VARIABLE, "short")
+    with pytest.raises(ConfigError, match="at least 16"):
+        secret_key(None)
+    with pytest.raises(ConfigError, match="no file"):
+        secret_key("nowhere.key")
+
+
+def test_the_secret_is_not_shown() -> None:
+    assert "kkkk" not in repr(MINE)
