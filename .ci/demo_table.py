@@ -14,12 +14,15 @@ def main(lake: Path, seconds: int) -> None:
         if test:
             rows.append((task, head, test["n"], test["accuracy"], test["auc"], test["macro_f1"]))
     write = sys.stdout.write
-    write("Results on the phantoms' test split (untrained backbone, drawn images: a check of the way, not of medicine)\n\n")
+    write(
+        "Results on the phantoms' test split (untrained backbone, drawn images: this checks the way, not medicine)\n\n"
+    )
     write(f"{'task':12} {'head':10} {'n':>4} {'accuracy':>9} {'AUC':>7} {'macro F1':>9}\n")
     for task, head, n, *values in rows:
         shown = ["n/a" if value is None else f"{value:.3f}" for value in values]
         write(f"{task:12} {head:10} {n:4} {shown[0]:>9} {shown[1]:>7} {shown[2]:>9}\n")
-    write(f"\nlake         {lake}\nreports      {lake}/heads/TASK/HEAD/run=…/report.html\npredictions  {lake}/predictions\n")
+    write(f"\nlake         {lake}\nreports      {lake}/heads/TASK/HEAD/run=…/report.html\n")
+    write(f"predictions  {lake}/predictions\n")
     write(f"time         {seconds // 60}:{seconds % 60:02}\n")
 
 

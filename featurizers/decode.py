@@ -260,13 +260,14 @@ class _JpegHeader(NamedTuple):
     precision: int
     rows: int
     columns: int
+    components: int
     scan_offset: int
 
 
 def _jpeg_header(data: bytes) -> _JpegHeader:
     """Read the markers of a JPEG or JPEG-LS stream up to its first scan (ITU-T T.81 B.1.1, ITU-T T.87 C.1.1)."""
     offset = 2
-    frame: tuple[int, int, int] | None = None
+    frame: tuple[int, int, int, int] | None = None
     while True:
         if data[offset] != 0xFF:
             raise _corrupt("a JPEG marker is missing")
@@ -277,12 +278,12 @@ def _jpeg_header(data: bytes) -> _JpegHeader:
         (length,) = struct.unpack_from(">H", data, offset + 2)
         # SOF0 to SOF15 without DHT, JPG and DAC; F7 is JPEG-LS's.
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            frame = struct.unpack_from(">BHH", data, offset + 4)
+            frame = struct.unpack_from(">BHHB", data, offset + 4)
         elif marker == 0xDA:
             if frame is None:
                 raise _corrupt("the JPEG's scan comes before its frame header")
-            precision, rows, columns = frame
-            return _JpegHeader(precision, rows, columns, offset)
+            precision, rows, columns, components = frame
+            return _JpegHeader(precision, rows, columns, components, offset)
         offset += 2 + length
 
 
@@ -511,31 +512,31 @@ def _stored_pixels(ds: Dataset) -> npt.NDArray[np.integer]:
         if plugin in _JPEG_PLUGINS:
             header = _jpeg_header(frame)
             _check_jpeg_end(frame, header.scan_offset)
-            _check_frame_size(ds, header.rows, header.columns)
+            _check_frame(ds, header.rows, header.columns, header.components, header.precision)
             if syntax == uid.JPEGExtended12Bit and header.precision > 8:
                 return _decode_extended(frame, ds)
         elif plugin == _J2K_PLUGIN:
-            _check_frame_size(ds, *_j2k_size(frame))
+            _check_frame(ds, *_j2k_header(frame))
     pixels: npt.NDArray[np.integer] = pixel_array(ds, index=0, decoding_plugin=plugin)
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _check_frame_size(ds: Dataset, rows: int, columns: int) -> None:
-    """Compare the codestream's size with the data set's: the decoders trust the codestream, bombs included."""
-    if (rows, columns) != (int(ds.Rows), int(ds.Columns)):
-        raise _corrupt("the compressed frame has another size than Rows × Columns")
+def _check_frame(ds: Dataset, rows: int, columns: int, components: int, precision: int) -> None:
+    """Compare the codestream's header with the data set's: the decoders trust the codestream, with their memory."""
+    if (rows, columns, components) != (int(ds.Rows), int(ds.Columns), int(ds.SamplesPerPixel)):
+        raise _corrupt("the compressed frame has another size than Rows × Columns × Samples per Pixel")
+    if not 2 <= precision <= int(ds.BitsAllocated):
+        raise _corrupt("the compressed frame has a precision that does not fit Bits Allocated")
 
 
-def _j2k_size(frame: bytes) -> tuple[int, int]:
-    """Rows and columns of a JPEG 2000 codestream (ITU-T T.800, A.5.1: the SIZ marker follows SOC)."""
+def _j2k_header(frame: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, components and precision of a JPEG 2000 codestream (ITU-T T.800, A.5.1: SIZ follows SOC)."""
     start = frame.find(b"\xff\x4f\xff\x51")
     if start < 0:
         raise _corrupt("the JPEG 2000 codestream has no SIZ marker")
     right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
-    (components,) = struct.unpack_from(">H", frame, start + 40)
-    if components > 4:
-        raise _corrupt("the JPEG 2000 codestream has more than 4 components")
-    return bottom - top, right - left
+    components, depth = struct.unpack_from(">HB", frame, start + 40)
+    return bottom - top, right - left, components, (depth & 0x7F) + 1
 
 
 def _decode_extended(frame: bytes, ds: Dataset) -> npt.NDArray[np.uint16]:

@@ -24,6 +24,8 @@ _SIDE = 128
 
 # Outer lines whose 10th to 90th percentile spans fewer grey values show no anatomy: collimation or padding.
 _BORDER_SPAN = 6
+# This share of the content's width is given back on each side: saturated air beside the body looks like a border too.
+_AIR = 0.03
 # An image whose 2nd to 98th percentile spans fewer grey values shows nothing.
 _MIN_CONTRAST = 8
 
@@ -256,7 +258,7 @@ def locate_lungs(pixels: Pixels) -> LungLocation:
     return LungLocation(box, quality)
 
 
-def _content(pixels: Pixels) -> tuple[Image.Image, tuple[int, int, int, int]]:
+def _content(pixels: Pixels) -> tuple[Image.Image, tuple[float, float, float, float]]:
     """The image reduced by a whole factor, and the box (left, top, right, bottom; pixels of it) inside its border."""
     image = Image.fromarray(pixels)
     factor = max(min(image.size) // _SIDE, 1)
@@ -264,7 +266,8 @@ def _content(pixels: Pixels) -> tuple[Image.Image, tuple[int, int, int, int]]:
     grey = np.asarray(reduced)
     top, bottom = _extent(grey)
     left, right = _extent(grey.T)
-    return reduced, (left, top, right, bottom)
+    air = _AIR * (right - left)
+    return reduced, (max(left - air, 0), top, min(right + air, reduced.width), bottom)
 
 
 def _extent(grey: Pixels) -> tuple[int, int]:

@@ -1,4 +1,11 @@
-"""Extract features: a backbone turns every stored crop that has none yet into a vector."""
+"""Extract features: a backbone turns every stored crop that has none yet into a vector.
+
+Killed, it goes on where it was; run twice, it does nothing twice.
+
+examples:
+  spark-submit jobs/extract_features.py lake=/data/lake backbone.weights=imagenet
+  spark-submit jobs/extract_features.py lake=/data/lake backbone.weights=/models/resnet50.safetensors precision=fp32
+"""
 
 import _root  # noqa: F401
 

@@ -1,4 +1,11 @@
-"""Ingest an archive: every image becomes a row of studies (labels, lung crop) or of quarantine (reason)."""
+"""Ingest an archive: every image becomes a row of studies (labels, lung crop) or of quarantine (reason).
+
+Only images that the lake does not know yet are read, so the same command serves every night.
+
+examples:
+  spark-submit jobs/ingest_studies.py source=kermany archive=/data/kermany lake=/data/lake
+  spark-submit jobs/ingest_studies.py source=manifest archive=/data/pacs lake=/data/lake pseudonym_key_file=pleura.key
+"""
 
 import _root  # noqa: F401
 

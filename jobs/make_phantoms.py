@@ -1,4 +1,9 @@
-"""Draw an archive of phantom radiographs, with known findings, in a data set's own layout."""
+"""Draw an archive of phantom radiographs, with known findings, in a data set's own layout.
+
+examples:
+  python jobs/make_phantoms.py out=/data/phantoms studies=400
+  python jobs/make_phantoms.py out=/data/phantoms_dicom studies=100 layout=dicom seed=7
+"""
 
 import _root  # noqa: F401
 

@@ -1,4 +1,8 @@
-"""Score every image that has features with a head: probabilities and decisions."""
+"""Score every image that has features with a head: probabilities and decisions.
+
+examples:
+  spark-submit jobs/score_studies.py lake=/data/lake head=three_class/mlp
+"""
 
 import _root  # noqa: F401
 

@@ -1,4 +1,11 @@
-"""Train a head on stored features, evaluate it beside the majority baseline, and keep it with its report."""
+"""Train a head on stored features, evaluate it beside the majority baseline, and keep it with its report.
+
+Needs neither Spark nor Java, so it starts in seconds.
+
+examples:
+  python jobs/train_head.py lake=/data/lake task=binary head=logistic
+  python jobs/train_head.py lake=/data/lake task=three_class head=mlp params.dropout=0.5 name=mlp_dropout
+"""
 
 import _root  # noqa: F401
 

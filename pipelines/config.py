@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pydantic
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -95,11 +95,13 @@ def merge(config_file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """
     try:
         base = OmegaConf.load(config_file) if config_file else OmegaConf.create()
+        if not isinstance(base, DictConfig):
+            raise ConfigError(f"'{config_file}' holds no settings: it must be a YAML mapping of key: value.")
         merged = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"the config can't be read: {error}. Check {config_file or 'the command line'}.") from error
-    if not isinstance(merged, dict):
-        raise ConfigError(f"'{config_file}' holds no settings: it must be a YAML mapping of key: value.")
+        where = f"'{config_file}' or the command line" if config_file else "the command line"
+        raise ConfigError(f"the config can't be read: {error}. Check {where}.") from error
+    assert isinstance(merged, dict)
     return {str(key): value for key, value in merged.items()}
 
 

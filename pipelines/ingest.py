@@ -16,7 +16,7 @@ from featurizers.crops import CropSettings
 from featurizers.decode import DecodeLimits
 from pipelines.config import Config, SparkConfig
 from pipelines.errors import ConfigError, LakeError, SourceError
-from pipelines.folders import Folder, new_run_id
+from pipelines.folders import Folder
 from pipelines.ingest_worker import STAGED, FileReason, StudyReader
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
@@ -112,9 +112,9 @@ def ingest(config: IngestConfig) -> str:
     fractions = SplitFractions(config.val_fraction, 0.0 if source.has_official_test else config.test_fraction)
     listing = Listing(source, Pseudonymizer(key, config.dataset or config.source), fractions)
     record = JobRecord("ingest_studies", config)
-    with spark_session("ingest_studies", config.master) as spark, record.time("ingest"):
+    with spark_session("ingest_studies", config.master) as spark:
         session = _Session(spark, lake, config, record)
-        with Progress("ingest", total, session.done):
+        with record.time("ingest"), Progress("ingest", total, session.done):
             for chunk in listing.chunks(config.chunk_images):
                 session.ingest(chunk)
         # Written even when nothing was new: the nightly run then shows that it looked.
@@ -152,7 +152,7 @@ class _Session:
 
     def ingest(self, chunk: pa.Table) -> None:
         """Read one chunk of a listing and commit what came of it."""
-        staging = self._lake.staging / f"ingest-{new_run_id()}"
+        staging = self._lake.new_staging()
         try:
             self._stage(chunk, staging)
             books = self._commit(chunk.num_rows, Table(staging, STAGED).read_files(self._spark, [staging.uri]))

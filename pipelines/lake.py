@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.errors import LakeError
-from pipelines.folders import Folder
+from pipelines.folders import Folder, new_run_id
 from pipelines.tables import FEATURES, PREDICTIONS, QUARANTINE, STUDIES, Table
 
 
@@ -50,10 +50,9 @@ class Lake:
         """One row per input that is no study."""
         return Table(self.folder / "quarantine", QUARANTINE)
 
-    @property
-    def staging(self) -> Folder:
-        """Where a running job keeps rows that are not committed; no reader looks here."""
-        return self.folder / "_staging"
+    def new_staging(self) -> Folder:
+        """Where a running job keeps rows that are not committed; no reader looks there."""
+        return self.folder / f"_staging-{new_run_id()}"
 
     def extractors(self) -> list[str]:
         """The fingerprints of the extractors whose features are here."""

@@ -173,7 +173,7 @@ def _summary(record: JobRecord, trained: TrainedHead, run: Folder) -> str:
     if not trained.metrics:
         lines.append("no val or test rows: nothing is known about how good this head is")
     elif "test" not in trained.metrics:
-        lines.append("there is no test split: these metrics stand on validation, which also chose when to stop")
+        lines.append("there is no test split: these metrics stand on validation, where mlp and xgboost also stop early")
     for split, evaluation in trained.metrics.items():
         lines.append(_metrics_text(split, evaluation, trained.baseline[split]))
     lines += [

@@ -56,7 +56,7 @@ def test_expanded_box_adds_its_own_side_and_stays_in_the_image() -> None:
 def test_drawn_chest_is_found() -> None:
     location = locate_lungs(draw_chest())
     assert iou(location.box, DRAWN_BOX) > 0.8
-    assert location.quality > 0.5
+    assert location.quality > 0.3
 
 
 def test_box_follows_the_lungs_sideways() -> None:
@@ -72,10 +72,10 @@ def test_collimation_border_does_not_move_the_box(grey: int) -> None:
     bordered = np.pad(chest, ((40, 20), (90, 30)), constant_values=grey)
     plain, box = locate_lungs(chest).box, locate_lungs(bordered).box
     rows, columns = chest.shape
-    assert (box.left * bordered.shape[1] - 90) / columns == pytest.approx(plain.left, abs=0.03)
-    assert (box.top * bordered.shape[0] - 40) / rows == pytest.approx(plain.top, abs=0.03)
-    assert (box.right * bordered.shape[1] - 90) / columns == pytest.approx(plain.right, abs=0.03)
-    assert (box.bottom * bordered.shape[0] - 40) / rows == pytest.approx(plain.bottom, abs=0.03)
+    assert (box.left * bordered.shape[1] - 90) / columns == pytest.approx(plain.left, abs=0.04)
+    assert (box.top * bordered.shape[0] - 40) / rows == pytest.approx(plain.top, abs=0.04)
+    assert (box.right * bordered.shape[1] - 90) / columns == pytest.approx(plain.right, abs=0.04)
+    assert (box.bottom * bordered.shape[0] - 40) / rows == pytest.approx(plain.bottom, abs=0.04)
 
 
 def test_box_does_not_depend_on_the_scale_or_the_exposure() -> None:

@@ -1,0 +1,69 @@
+"""The jobs as users start them: spark-submit and python, from another folder, with real exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py") if not file.stem.startswith("_"))
+SPARK_SUBMIT = Path(sys.executable).with_name("spark-submit")
+
+
+def start(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PLEURA_PSEUDONYM_KEY"}
+    environment |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"} | variables
+    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
+
+
+def python(job: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return start(sys.executable, str(ROOT / "jobs" / f"{job}.py"), *arguments, cwd=cwd)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_teaches(job: str, tmp_path: Path) -> None:
+    done = python(job, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "example" in done.stdout
+    assert f"jobs/{job}.py" in done.stdout
+    assert "<str, required>" in done.stdout
+
+
+def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> None:
+    def submit(job: str, *arguments: str) -> str:
+        done = start(str(SPARK_SUBMIT), str(ROOT / "jobs" / f"{job}.py"), *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    submit("make_phantoms", "out=archive", "studies=60", "long_side=128", "seed=5")
+    assert "60" in submit("ingest_studies", "source=kermany", "archive=archive", "lake=lake", "val_fraction=0.3")
+    assert "new features  60" in submit("extract_features", "lake=lake", "backbone.weights=random")
+    assert "test: accuracy" in submit("train_head", "lake=lake", "task=binary", "head=logistic")
+    assert "new predictions  60" in submit("score_studies", "lake=lake", "head=binary/logistic")
+    assert sorted(path.name for path in (tmp_path / "lake").iterdir()) == [
+        "features", "heads", "predictions", "studies",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "message"),
+    [
+        ("ingest_studies", ["source=kermany", "archive=nowhere", "lake=x"], "no archive"),
+        ("ingest_studies", ["source=kermany", "archive=.", "lak=x"], "did you mean lake"),
+        ("extract_features", ["lake=nowhere"], "no lake"),
+        ("train_head", ["lake=nowhere", "task=binary", "head=mlp"], "no lake"),
+        ("score_studies", ["lake=nowhere", "head=binary/mlp"], "no lake"),
+        ("make_phantoms", ["out=x", "studies=0"], "studies"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(job: str, arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = python(job, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "x").exists()
