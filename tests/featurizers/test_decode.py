@@ -185,6 +185,32 @@ def test_frame_of_another_size_than_the_data_set_is_refused(frame: bytes) -> Non
     assert error.reason is DecodeReason.CORRUPT_IMAGE
 
 
+def damaged_frame(name: str, at: int, value: bytes) -> bytes:
+    """One of pydicom's files with `value` written `at` bytes after the start of its compressed frame."""
+    (path,) = (path for path in PYDICOM_FILES if path.name == name)
+    data = bytearray(path.read_bytes())
+    pixel_data = data.rindex(b"\xe0\x7f\x10\x00")
+    start = min(at for at in (data.find(m, pixel_data) for m in (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")) if at > 0)
+    data[start + at : start + at + len(value)] = value
+    return bytes(data)
+
+
+@pytest.mark.parametrize("transform", [0, 1, 2, 3, 128, 255])
+def test_frame_that_ends_gdcm_costs_one_image(transform: int) -> None:
+    """GDCM calls std::terminate on some colour transforms of the Adobe marker; each is decoded or refused here."""
+    name, adobe = "SC_rgb_jpeg_gdcm.dcm", b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
+    try:
+        assert decode_radiograph(damaged_frame(name, 2, adobe)).pixels.shape == (100, 100)
+    except DecodeError as error:
+        assert error.reason is DecodeReason.CORRUPT_IMAGE
+
+
+def test_damaged_jp2_box_does_not_loop() -> None:
+    """pydicom walks the JP2 boxes before the codestream for ever if the last one's name is damaged."""
+    damaged = damaged_frame("GDCMJ2K_TextGBR.dcm", -4, b"jp2\0")
+    assert np.array_equal(decode(damaged), by_name("GDCMJ2K_TextGBR.dcm").pixels)
+
+
 # JPEG and PNG ---------------------------------------------------------------------------------------------------------
 
 
