@@ -86,6 +86,13 @@ def get_backbone(name: str) -> BackboneSpec:
     return BACKBONES[name]
 
 
+def build_untrained(spec: BackboneSpec, seed: int = 0) -> nn.Module:
+    """The network with He initialisation drawn from `seed`; the caller's random numbers stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return spec.build()
+
+
 @dataclass(frozen=True)
 class Weights:
     """Parameters of one backbone, without its classifier.
@@ -122,10 +129,7 @@ def load_weights(spec: BackboneSpec, source: str, seed: int = 0) -> Weights:
         WeightsError: if they can't be had or do not fit.
     """
     if source == "random":
-        # The caller's random numbers stay as they were.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            state = spec.build().state_dict()
+        state = build_untrained(spec, seed).state_dict()
         return Weights(f"random (seed {seed}), untrained", _fitting(spec, state, "random"))
     if source == "imagenet":
         return Weights(f"imagenet (torchvision {spec.imagenet.name})", _fitting(spec, _imagenet(spec), "imagenet"))
@@ -164,14 +168,17 @@ def _read_state(file: Path) -> Mapping[str, Tensor]:
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise WeightsError(f"'{file}' holds no state dict (names to tensors). Save model.state_dict(), not the model.")
     return state
 
 
 def _fitting(spec: BackboneSpec, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The parameters of `spec` in `state`, without the classifier's."""
-    wanted = {name: value for name, value in spec.build().state_dict().items() if not name.endswith(_IGNORED_SUFFIX)}
+    network = build_untrained(spec)
+    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(_IGNORED_SUFFIX)}
     missing = [name for name in wanted if name not in state]
     wrong = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     unknown = [

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
-from featurizers.backbones import BackboneSpec, Weights, get_backbone, load_weights
+from featurizers.backbones import BackboneSpec, Weights, build_untrained, get_backbone, load_weights
 from featurizers.crops import decode_png
 from featurizers.errors import FeaturizerError
 from featurizers.extractor import Extractor, Precision, describe_extractor
@@ -140,9 +141,10 @@ class Embedder:
             group = images[start : start + self.batch_size]
             batch = self._empty_batch()
             for row, image in enumerate(group):
-                if image.ndim != 2 or image.dtype != np.uint8:
+                if not isinstance(image, np.ndarray) or image.ndim != 2 or image.dtype != np.uint8 or not image.size:
+                    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
                     raise FeaturizerError(
-                        f"image {start + row}: {image.dtype} {image.shape}; embed takes uint8 arrays (height, width); "
+                        f"image {start + row}: {found}; embed takes uint8 arrays (height, width); "
                         "decode_radiograph gives such arrays from a file's bytes."
                     )
                 batch[row] = fit(image, self._spec.input_size)
@@ -206,37 +208,29 @@ def read_ahead(items: Iterable[ItemT], depth: int) -> Iterator[ItemT]:
 
     The thread ends with the iterator: also when the consumer stops early.
     """
-    waiting: queue.Queue[tuple[ItemT | None, BaseException | None]] = queue.Queue(depth)
+    ready: queue.SimpleQueue[tuple[ItemT] | BaseException | None] = queue.SimpleQueue()
+    free = threading.Semaphore(depth)
     stop = threading.Event()
 
-    def put(item: ItemT | None, error: BaseException | None = None) -> None:
-        while not stop.is_set():
-            try:
-                waiting.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
     def produce() -> None:
+        iterator = iter(items)
         try:
-            for item in items:
-                put(item)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(None, error)
+            while not stop.is_set():
+                if free.acquire(timeout=0.1):
+                    ready.put((next(iterator),))
+        except StopIteration:
+            ready.put(None)
+        except BaseException as error:  # whatever it is, the consumer must hear of it
+            ready.put(error)
 
     thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
     thread.start()
     try:
-        while True:
-            item, error = waiting.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+            free.release()
     finally:
         stop.set()
         thread.join()
@@ -251,9 +245,12 @@ class _Network(nn.Module):
     def __init__(self, spec: BackboneSpec, weights: Weights, precision: Precision) -> None:
         super().__init__()
         self._dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
-        backbone = spec.build()
+        backbone = build_untrained(spec)
         backbone.load_state_dict(dict(weights.state), strict=False)
-        self.backbone = backbone.to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Batch norms are folded into the convolutions while all is float32: folded later, by the compiler, they would
+        # be rounded to bf16 first, and compiled features would stray ten times as far from float32's.
+        folded = fuse(backbone.eval())
+        self.backbone = folded.to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
 
@@ -274,6 +271,8 @@ def check_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise FeaturizerError(f"'{name}' is no device. Use cpu, cuda or cuda:N.") from error
+    if name != "cpu" and device.type != "cuda":
+        raise FeaturizerError(f"device={name} is not supported. Use cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise FeaturizerError(
             f"device={name} was asked for, and torch sees {torch.cuda.device_count()} GPU(s) here. "
@@ -294,6 +293,5 @@ def _compile(network: nn.Module) -> Callable[[Tensor], Tensor]:
             "compiling the backbone needs a C++ compiler and Python's headers, and this machine lacks them. "
             "Install them (apt-get install g++ python3-dev), or run without: compile=never."
         )
-    # Freezing makes constants of the parameters, so that inductor folds batch norms into convolutions and lays the
-    # weights out once.
+    # Freezing makes constants of the parameters, so that inductor lays the weights out once.
     return torch.compile(network, dynamic=False, options={"freezing": True})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ HELP_WIDTH = 100
 class Config(pydantic.BaseModel):
     """Base of every job's config: unknown keys are refused, values never change after validation."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class LakeConfig(Config):
@@ -84,11 +84,17 @@ def read_config(model: type[ConfigT], arguments: Sequence[str], *, purpose: str,
         raise ConfigError(f"there is no config file '{config_file}'. Check the path behind --config.")
     if config_file is None and default_file.is_file():
         config_file = default_file
-    return model_from(model, merge(config_file, overrides))
+    text_keys = {key for key, type_name, _ in _keys(model) if type_name in ("str", "str|null")}
+    return model_from(model, merge(config_file, overrides, text_keys))
 
 
-def merge(config_file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+def merge(config_file: Path | None, overrides: Sequence[str], text_keys: Set[str] = frozenset()) -> dict[str, Any]:
     """The YAML file's keys with the overrides on top, as plain dicts.
+
+    Args:
+        config_file: YAML, or None.
+        overrides: `key.sub=value` each; values are read as YAML.
+        text_keys: keys whose override is text as it stands: in YAML, the path 2024_01 is the number 202401.
 
     Raises:
         ConfigError: if either can't be parsed.
@@ -97,7 +103,12 @@ def merge(config_file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
         base = OmegaConf.load(config_file) if config_file else OmegaConf.create()
         if not isinstance(base, DictConfig):
             raise ConfigError(f"'{config_file}' holds no settings: it must be a YAML mapping of key: value.")
-        merged = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))), resolve=True)
+        typed = [override for override in overrides if override.partition("=")[0] not in text_keys]
+        merged_config = OmegaConf.merge(base, OmegaConf.from_dotlist(typed))
+        for key, _, text in (override.partition("=") for override in overrides):
+            if key in text_keys:
+                OmegaConf.update(merged_config, key, None if text == "null" else text)
+        merged = OmegaConf.to_container(merged_config, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         where = f"'{config_file}' or the command line" if config_file else "the command line"
         raise ConfigError(f"the config can't be read: {error}. Check {where}.") from error

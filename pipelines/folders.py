@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 
-from pipelines.errors import LakeError
+from pipelines.errors import ConfigError, LakeError
 
 SUCCESS = "_SUCCESS"
 RUN_PREFIX = "run="
@@ -31,8 +31,20 @@ class Folder:
 
     @classmethod
     def at(cls, location: str) -> Folder:
-        """The folder at a URI, or at a local path (made absolute: executors have other working folders)."""
-        return cls(location.rstrip("/") if "://" in location else str(Path(location).absolute()))
+        """The folder at a URI, or at a local path (made absolute: executors have other working folders).
+
+        Raises:
+            ConfigError: if nothing here can reach such a URI.
+        """
+        folder = cls(location.rstrip("/") if "://" in location else str(Path(location).absolute()))
+        try:
+            folder.filesystem  # noqa: B018  looks the file system up
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"'{location}' can't be reached: {error}. Check its spelling, or install the fsspec plug-in of "
+                "its scheme (s3fs, gcsfs, adlfs, …)."
+            ) from error
+        return folder
 
     def __truediv__(self, name: str) -> Folder:
         return Folder(f"{self.uri}/{name}")
@@ -41,6 +53,11 @@ class Folder:
     def name(self) -> str:
         """The last part of the URI."""
         return self.uri.rpartition("/")[2]
+
+    @property
+    def hadoop_uri(self) -> str:
+        """The URI for Spark, which would look for a bare path on the cluster's default file system."""
+        return self.uri if "://" in self.uri else f"file://{self.uri}"
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:

@@ -154,8 +154,10 @@ class _Session:
         """Read one chunk of a listing and commit what came of it."""
         staging = self._lake.new_staging()
         try:
-            self._stage(chunk, staging)
-            books = self._commit(chunk.num_rows, Table(staging, STAGED).read_files(self._spark, [staging.uri]))
+            with self._record.time("read_and_crop"):
+                self._stage(chunk, staging)
+            with self._record.time("commit"):
+                books = self._commit(chunk.num_rows, Table(staging, STAGED).read_files(self._spark, [staging.uri]))
         finally:
             staging.remove()
         books.check()

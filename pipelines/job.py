@@ -118,9 +118,13 @@ def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callab
 
 def told_by_executor(traceback: str) -> str | None:
     """The message of one of our errors that an executor raised, out of the traceback that Spark hands on."""
-    names = "|".join(f"{error.__module__.partition('.')[0]}\\.errors" for error in USER_ERRORS)
-    found = re.findall(rf"^(?:{names})\.\w+: (.+)$", traceback, flags=re.MULTILINE)
-    return str(found[-1]) if found else None
+    modules = "|".join(re.escape(error.__module__) for error in USER_ERRORS)
+    # Only the last traceback counts: an error that another one was handling is not what ended the task.
+    last = traceback.rpartition("Traceback (most recent call last):")[2]
+    found = re.search(
+        rf"^(?:{modules})\.\w+: (.+?)(?:\n\s*\n|\n\s+at |\nJVM stacktrace|\Z)", last, re.MULTILINE | re.DOTALL
+    )
+    return found[1].rstrip() if found else None
 
 
 def _leave_with(message: str) -> NoReturn:

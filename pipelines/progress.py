@@ -20,13 +20,10 @@ class Progress:
         verb: what is being done, as the line's first word.
         total: how many images there are; None when nobody knows yet.
         done: how many are done; called from another thread.
-        unit: what is counted.
     """
 
-    def __init__(
-        self, verb: str, total: int | None, done: Callable[[], int], unit: str = "images", stream: TextIO | None = None
-    ) -> None:
-        self._verb, self._total, self._done, self._unit = verb, total, done, unit
+    def __init__(self, verb: str, total: int | None, done: Callable[[], int], stream: TextIO | None = None) -> None:
+        self._verb, self._total, self._done = verb, total, done
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._stop = threading.Event()
@@ -52,7 +49,7 @@ class Progress:
             self._tell()
 
     def _tell(self) -> None:
-        line = progress_line(self._verb, self._done(), self._total, time.monotonic() - self._start, self._unit)
+        line = progress_line(self._verb, self._done(), self._total, time.monotonic() - self._start)
         if self._live:
             # Blanks wipe what a longer line before this one left behind.
             self._stream.write("\r" + line.ljust(self._width))
@@ -62,14 +59,14 @@ class Progress:
         self._stream.flush()
 
 
-def progress_line(verb: str, done: int, total: int | None, seconds: float, unit: str) -> str:
+def progress_line(verb: str, done: int, total: int | None, seconds: float) -> str:
     """One line, such as `extract  3,120/5,216 images  60%  45.1 images/s  0:46 left`."""
     speed = done / seconds if seconds > 0 else 0.0
     count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-    parts = [f"{verb}  {count} {unit}"]
+    parts = [f"{verb}  {count} images"]
     if total:
-        parts.append(f"{100 * done / total:.0f}%")
-    parts.append(f"{speed:,.1f} {unit}/s")
+        parts.append(f"{100 * done // total}%")
+    parts.append(f"{speed:,.1f} images/s")
     if total is not None and done >= total:
         parts.append(f"{clock(seconds)} in all")
     elif total is not None and speed > 0:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,14 @@ ARROW_BATCH_ROWS = 64
 SPLIT_BYTES = 16 * 2**20
 
 
+SQL_SETTINGS = {
+    "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_BATCH_ROWS),
+    "spark.sql.files.maxPartitionBytes": str(SPLIT_BYTES),
+    "spark.sql.files.openCostInBytes": "0",
+    "spark.sql.session.timeZone": "UTC",
+}
+
+
 @contextmanager
 def spark_session(name: str, master: str | None, *, whole_executor_per_task: bool = False) -> Iterator[SparkSession]:
     """A session with our packages importable on every executor.
@@ -46,15 +54,22 @@ def spark_session(name: str, master: str | None, *, whole_executor_per_task: boo
     Raises:
         ConfigError: if a session runs already on another master, or none can be started on this one.
     """
-    running = SparkSession.getActiveSession()
-    if running is not None:
+    # Not getActiveSession, which knows only the sessions of its own thread.
+    context = SparkContext._active_spark_context
+    if context is not None:
+        running = SparkSession.builder.getOrCreate()
         if master not in (None, running.sparkContext.master):
             raise ConfigError(
                 f"a Spark session runs already on {running.sparkContext.master}, so master={master} can't be had. "
                 "Leave master out, or stop that session first."
             )
-        _ship_packages(running)
-        yield running
+        before = {key: running.conf.get(key, None) for key in SQL_SETTINGS}
+        _set(running, SQL_SETTINGS)
+        try:
+            _ship_packages(running)
+            yield running
+        finally:
+            _set(running, before)
         return
     session = _start(name, master, whole_executor_per_task=whole_executor_per_task)
     try:
@@ -86,15 +101,10 @@ def _start(name: str, master: str | None, *, whole_executor_per_task: bool) -> S
         builder = builder.master(master)
     # pyspark's own launcher turns Spark's bar on; ours tells images, not tasks.
     builder = builder.config("spark.ui.showConsoleProgress", "false")
-    settings = {
-        "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_BATCH_ROWS),
-        "spark.sql.files.maxPartitionBytes": str(SPLIT_BYTES),
-        "spark.sql.files.openCostInBytes": "0",
-        "spark.sql.session.timeZone": "UTC",
-    }
+    settings = dict(SQL_SETTINGS)
     if (master or given.get("spark.master", "local[*]") or "").startswith("local"):
         # Spark's 200 are meant for clusters; each costs some milliseconds, also when it is empty.
-        settings["spark.sql.shuffle.partitions"] = str(os.cpu_count() or 1)
+        settings["spark.sql.shuffle.partitions"] = str(_jvm_cores())
     if whole_executor_per_task:
         settings["spark.task.cpus"] = str(executor_cores(given, master))
     for key, value in settings.items():
@@ -117,10 +127,25 @@ def executor_cores(conf: SparkConf, master: str | None) -> int:
     if where == "local":
         return 1
     if local := re.fullmatch(r"local\[(\d+|\*)(?:,\s*\d+)?\]", where):
-        return (os.cpu_count() or 1) if local.group(1) == "*" else int(local.group(1))
+        return _jvm_cores() if local.group(1) == "*" else int(local.group(1))
     if cluster := re.fullmatch(r"local-cluster\[\s*\d+\s*,\s*(\d+)\s*,\s*\d+\s*\]", where):
         return int(cluster.group(1))
     return int(conf.get("spark.executor.cores", "1") or 1)
+
+
+def _set(session: SparkSession, settings: Mapping[str, str | None]) -> None:
+    for key, value in settings.items():
+        if value is None:
+            session.conf.unset(key)
+        else:
+            session.conf.set(key, value)
+
+
+def _jvm_cores() -> int:
+    """What Spark takes local[*] for: in a container that may be fewer than Python counts."""
+    SparkContext._ensure_initialized()
+    assert SparkContext._jvm is not None
+    return int(SparkContext._jvm.java.lang.Runtime.getRuntime().availableProcessors())
 
 
 def zip_packages(folder: Path) -> Path:

@@ -75,7 +75,7 @@ class Table:
 
     def read(self, spark: SparkSession) -> DataFrame:
         """All rows of all committed runs."""
-        return self.read_files(spark, [run.uri for run in self.folder.runs()])
+        return self.read_files(spark, [run.hadoop_uri for run in self.folder.runs()])
 
     def read_files(self, spark: SparkSession, locations: list[str]) -> DataFrame:
         """The rows of some of its runs or files."""
@@ -91,7 +91,7 @@ class Table:
         (
             columns.write.option("maxRecordsPerFile", ROWS_PER_FILE)
             .option("parquet.block.size", ROW_GROUP_BYTES)
-            .parquet(run.uri)
+            .parquet(run.hadoop_uri)
         )
         return run
 

@@ -21,9 +21,9 @@ PHANTOM_STUDIES = 90
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`real` tests skip where the real data is missing, `gpu` tests where there is no device."""
     for item in items:
-        if "real" in item.keywords and not REAL_DATA.is_dir():
+        if item.get_closest_marker("real") and not REAL_DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason="no real radiographs beside this clone"))
-        if "gpu" in item.keywords and not torch.cuda.is_available():
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 

@@ -1,4 +1,4 @@
-"""Backbones and their weights: the same by the same seed, hashed by value, refused where they do not fit or can't be had."""
+"""Backbones and their weights: the same by the same seed, hashed by value, refused where they do not fit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_resnet50_has_2048_features() -> None:
 
 
 def test_an_unknown_backbone_is_told_with_the_known_ones() -> None:
-    with pytest.raises(WeightsError, match="no backbone 'resnet51'.*resnet50"):
+    with pytest.raises(WeightsError, match=r"no backbone 'resnet51'.*resnet50"):
         get_backbone("resnet51")
 
 
@@ -145,6 +145,14 @@ def test_one_changed_value_changes_the_hash(weights: Weights) -> None:
     changed = weights.state["layer3.0.conv2.weight"].clone()
     changed[5, 4, 1, 1] += 1e-6
     assert Weights("", {**weights.state, "layer3.0.conv2.weight": changed}).sha256 != weights.sha256
+
+
+def test_the_order_of_names_and_the_layout_in_memory_do_not_change_the_hash(weights: Weights) -> None:
+    turned = {
+        name: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for name, value in reversed(list(weights.state.items()))
+    }
+    assert Weights("", turned).sha256 == weights.sha256
 
 
 def test_swapping_two_tensors_of_one_shape_changes_the_hash(weights: Weights) -> None:

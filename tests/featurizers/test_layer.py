@@ -1,4 +1,4 @@
-"""The layer's law: featurizers need no Spark and nothing of ours, so that a notebook and an executor load them alike."""
+"""The layer's law: featurizers need no Spark and nothing of ours, in a notebook and in an executor alike."""
 
 from __future__ import annotations
 

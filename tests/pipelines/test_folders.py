@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import folders
-from pipelines.errors import LakeError
+from pipelines.errors import ConfigError, LakeError
 from pipelines.folders import SUCCESS, Folder, new_run_id
 
 
@@ -50,7 +50,7 @@ def test_writing_again_replaces(folder: Folder) -> None:
 
 
 def test_json_goes_in_and_out(folder: Folder) -> None:
-    content = {"job": "ingest", "counts": {"études": 3}, "runs": [], "seed": None}
+    content: dict[str, object] = {"job": "ingest", "counts": {"études": 3}, "runs": [], "seed": None}
     folder.write_json("run.json", content)
     assert folder.read_json("run.json") == content
     # For people too.
@@ -130,7 +130,18 @@ def test_a_local_path_becomes_absolute_and_a_uri_stays(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert Folder.at("lake") == Folder(str(tmp_path / "lake"))
     assert Folder.at(f"{tmp_path}/lake/") == Folder(str(tmp_path / "lake"))
-    assert Folder.at("s3a://bucket/lake/") == Folder("s3a://bucket/lake")
+    assert Folder.at("memory://bucket/lake/") == Folder("memory://bucket/lake")
+
+
+@pytest.mark.parametrize(("uri", "remedy"), [("s3a://bucket/lake", "s3fs"), ("foo://x", "foo")])
+def test_a_uri_that_nothing_here_reads_is_told(uri: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        Folder.at(uri)
+
+
+def test_spark_is_told_that_a_local_path_is_local(tmp_path: Path) -> None:
+    assert Folder.at(str(tmp_path / "a b")).hadoop_uri == f"file://{tmp_path}/a b"
+    assert Folder.at("memory://lake").hadoop_uri == "memory://lake"
     assert Folder.at("lake").name == "lake"
 
 

@@ -146,8 +146,14 @@ def test_tables_lie_where_the_design_says(lake: Lake) -> None:
     assert lake.features(FIRST).folder.uri == f"{root}/features/extractor={FIRST}"
     assert lake.predictions(SECOND).folder.uri == f"{root}/predictions/head={SECOND}"
     assert lake.head_runs("binary", "mlp").uri == f"{root}/heads/binary/mlp"
-    # Spark and our readers pass over names that start so.
-    assert lake.staging.name.startswith("_")
+
+
+def test_no_two_jobs_share_a_staging_folder_and_no_reader_looks_there(lake: Lake) -> None:
+    first, second = lake.new_staging(), lake.new_staging()
+    assert first != second
+    # Spark's readers pass over names that start so.
+    assert first.name.startswith("_")
+    assert first.uri.startswith(lake.folder.uri)
 
 
 def test_readers_see_the_rows_of_committed_runs_in_order(lake: Lake) -> None:
