@@ -130,6 +130,10 @@ class TrainedHead:
                 "extract features with the head's own extractor, or fit a head on these"
             )
 
+    def predict_proba(self, features: ArrayLike) -> NDArray[np.float64]:
+        """Give the probabilities alone: float64 (n, k), as `score` does."""
+        return self.score(features).probabilities
+
     def score(self, features: ArrayLike) -> Scores:
         """Answer the task for every row.
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from featurizers import decode, lungs
 from featurizers.decode import check_png
 from featurizers.errors import FeaturizerError
 from featurizers.lungs import WHOLE_IMAGE, LungBox, locate_lungs
@@ -97,6 +98,14 @@ def crop_lungs(pixels: Pixels, settings: CropSettings = CropSettings()) -> Crop:
     return Crop(np.asarray(image), box, location.quality, cropper)
 
 
+def describe_crops(settings: CropSettings) -> str:
+    """Say all that decides a crop's pixels, decoding included: what an extractor's fingerprint has to cover."""
+    return (
+        f"{decode.RULES}; lungs by projection profiles, version {lungs.VERSION}; box + {settings.margin:g} margin, "
+        f"whole image below quality {settings.min_quality:g}; bicubic to {settings.size}x{settings.size}"
+    )
+
+
 def encode_png(pixels: Pixels) -> bytes:
     """Encode (rows, columns) uint8 greyscale as an 8-bit PNG, losslessly."""
     buffer = BytesIO()
@@ -119,6 +128,6 @@ def decode_png(data: bytes) -> Pixels:
         raise
     except Exception as error:
         raise FeaturizerError(
-            f"the stored crop is no readable PNG ({type(error).__name__}); run ingest again for its run of studies"
+            f"the stored crop is no readable PNG ({type(error).__name__}): restore it, or ingest anew"
         ) from None
     raise FeaturizerError("the stored crop is no 8-bit greyscale PNG; store what encode_png returns")

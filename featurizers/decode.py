@@ -98,6 +98,12 @@ _JPEG_PLUGINS = ("pillow", "gdcm")
 # Far more than GDCM needs for the largest image that the limits let through.
 _CHILD_SECONDS = 60
 
+#: What decides a radiograph's pixels; changes whenever this module would give others for the same bytes.
+RULES = (
+    "decode version 1: MONOCHROME1 as 2^BitsStored-1-x after the modality LUT, VOI LUT or first window, else 0.5 "
+    "to 99.5 percentiles above 8 bits; JPEG 2000 by OpenJPEG"
+)
+
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = (
     "RGB",
@@ -494,6 +500,9 @@ def _check_supported(ds: pydicom.FileDataset) -> str:
         )
     if int(ds.get("NumberOfFrames") or 1) != 1:
         raise _unsupported("the image has several frames", "export the radiograph as a single frame")
+    if int(ds.get("HighBit", ds.BitsStored - 1)) != int(ds.BitsStored) - 1:
+        # Older files may keep their pixels elsewhere in the word; pydicom does not shift them.
+        raise _unsupported("the pixels' High Bit is not Bits Stored - 1", "convert the file to a current pixel layout")
     if int(ds.BitsAllocated) > 16 or int(ds.BitsStored) > 16:
         raise _unsupported("the image has more than 16 bits per sample", "export it with 16 bits or fewer")
     photometric = str(ds.PhotometricInterpretation)

@@ -58,6 +58,7 @@ class Embedder:
         backbone: name of the backbone.
         weights: its parameters.
         precision: bf16 or fp32 arithmetic.
+        crops: how the crops were made, for the fingerprint.
         device: `cpu`, `cuda` or `cuda:N`.
         threads: of the backbone on the CPU; None leaves torch's setting.
         batch_size: images per forward pass.
@@ -74,6 +75,7 @@ class Embedder:
         weights: Weights,
         *,
         precision: Precision = Precision.BF16,
+        crops: str = "unknown",
         device: str = "cpu",
         threads: int | None = None,
         batch_size: int = BATCH_SIZE,
@@ -83,7 +85,7 @@ class Embedder:
         if threads is not None:
             torch.set_num_threads(threads)
         self._spec = get_backbone(backbone)
-        self.extractor: Extractor = describe_extractor(backbone, weights, precision)
+        self.extractor: Extractor = describe_extractor(backbone, weights, precision, crops)
         self.batch_size = batch_size
         network = _Network(self._spec, weights, precision).eval().to(self._device)
         self._forward: Callable[[Tensor], Tensor] = network

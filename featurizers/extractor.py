@@ -28,6 +28,7 @@ class Extractor:
         backbone: name of the backbone.
         weights_sha256: hash of its parameters.
         precision: arithmetic of the backbone.
+        crops: how the crops were made that it is meant for.
         preprocessing: what happens to the crop before the backbone, in words and constants.
         layer: which activations are the features.
         format_version: of this code.
@@ -36,6 +37,7 @@ class Extractor:
     backbone: str
     weights_sha256: str
     precision: Precision
+    crops: str
     preprocessing: str
     layer: str = "global_average_pool"
     format_version: int = FORMAT_VERSION
@@ -47,11 +49,11 @@ class Extractor:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def describe_extractor(backbone: str, weights: Weights, precision: Precision) -> Extractor:
-    """The extractor of a backbone with these weights."""
+def describe_extractor(backbone: str, weights: Weights, precision: Precision, crops: str) -> Extractor:
+    """The extractor of a backbone with these weights, for these crops."""
     spec = get_backbone(backbone)
     preprocessing = (
         f"crop to {spec.input_size}x{spec.input_size} (Pillow bilinear, antialiased; none if it has that size), "
         f"grey to 3 channels, /255, mean {spec.mean}, std {spec.std}"
     )
-    return Extractor(spec.name, weights.sha256, precision, preprocessing=preprocessing)
+    return Extractor(spec.name, weights.sha256, precision, crops, preprocessing)

@@ -41,6 +41,9 @@ _NOISE = 0.03
 _TEMPERATURE = 0.02
 _NO_MATCH, _MATCH = 0.35, 0.65
 
+#: Changes whenever this module would find other boxes.
+VERSION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class LungBox:

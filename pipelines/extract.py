@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from featurizers.backbones import BACKBONES, Weights, get_backbone, load_weights
 from featurizers.embedder import BATCH_SIZE, Embedder, can_compile, check_device
 from featurizers.extractor import Extractor, Precision, describe_extractor
 from pipelines.config import Config, SparkConfig
+from pipelines.datasets import crops_of
 from pipelines.increment import Increment, SourceFile
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
@@ -29,7 +30,7 @@ from pipelines.session import scratch_folder, spark_session
 from pipelines.tables import FEATURES
 
 #: Compiling costs about as much time as it saves on this many images of one worker (docs/architecture.md).
-COMPILE_PAYS_FROM = 1000
+COMPILE_PAYS_FROM = 3000
 #: Variant 0 is the crop itself.
 ORIGINAL = 0
 #: How many damaged crops are named; all are counted.
@@ -72,6 +73,13 @@ class ExtractConfig(SparkConfig):
     chunk_images: int = Field(4096, gt=0, description="images per commit: what a restart repeats at most")
 
 
+class Setup(NamedTuple):
+    """How an executor's embedder came about."""
+
+    seconds: float
+    compiled: bool
+
+
 @dataclass(frozen=True)
 class EmbedderSettings:
     """What an executor needs to make its embedder; the weights travel as a file."""
@@ -81,13 +89,14 @@ class EmbedderSettings:
     weights_source: str
     fingerprint: str
     precision: Precision
+    crops: str
     device: str
     batch_size: int
-    compiled: bool
+    compile: Compile
 
 
-def extract(config: ExtractConfig) -> str:
-    """Run the job; returns its summary.
+def extract(config: ExtractConfig) -> JobRecord:
+    """Run the job.
 
     Raises:
         LakeError: if there are no studies.
@@ -96,7 +105,8 @@ def extract(config: ExtractConfig) -> str:
     lake = Lake.open(config.lake)
     spec = get_backbone(config.backbone.name)
     weights = load_weights(spec, config.backbone.weights, config.backbone.seed)
-    extractor = describe_extractor(spec.name, weights, config.precision)
+    crops = crops_of(lake)
+    extractor = describe_extractor(spec.name, weights, config.precision, crops)
     features = lake.features(extractor.fingerprint)
     record = JobRecord("extract_features", config)
     record.extra["extractor"] = extractor.fingerprint
@@ -106,8 +116,9 @@ def extract(config: ExtractConfig) -> str:
             files = work.missing(spark)
         missing = sum(file.missing for file in files)
         record.count("images", missing)
-        compiled = _compile_pays(config.compile, missing, _workers(spark))
-        record.extra["compiled"] = compiled
+        wanted = config.compile
+        if wanted is Compile.AUTO and missing < COMPILE_PAYS_FROM * _workers(spark):
+            wanted = Compile.NEVER
         failures = spark.sparkContext.accumulator([], _Concatenation())
         setups = spark.sparkContext.accumulator([], _Concatenation())
         if str(spark.sparkContext.master).startswith("local["):
@@ -122,26 +133,29 @@ def extract(config: ExtractConfig) -> str:
                     weights_source=weights.source,
                     fingerprint=extractor.fingerprint,
                     precision=config.precision,
+                    crops=crops,
                     device=config.device,
                     batch_size=config.batch_size,
-                    compiled=compiled,
+                    compile=wanted,
                 )
                 transform = functools.partial(embed_batches, settings, failures.add, setups.add)
                 work.fill(spark, files, transform, verb="extract", chunk_images=config.chunk_images, record=record)
         # Workers set up at the same time: the slowest one is what the job waited for.
-        record.timings["model_setup"] = max(setups.value, default=0.0)
+        record.timings["model_setup"] = max((setup.seconds for setup in setups.value), default=0.0)
+        record.extra["compiled"] = sorted({setup.compiled for setup in setups.value})
         failed = sorted(set(failures.value))
         record.count("failed", len(failed))
         record.extra["failed_image_ids"] = failed[:FAILURES_TOLD]
         if files:
             record.write_beside(features.folder)
-    return _summary(record, weights, extractor, lake, files)
+    record.summary = _summary(record, weights, extractor, lake, files)
+    return record
 
 
 def embed_batches(
     settings: EmbedderSettings,
     tell_failed: Callable[[list[str]], None],
-    tell_setup: Callable[[list[float]], None],
+    tell_setup: Callable[[list[Setup]], None],
     batches: Iterable[pa.RecordBatch],
     count: Callable[[int], None],
 ) -> Iterator[pa.RecordBatch]:
@@ -150,7 +164,7 @@ def embed_batches(
     Args:
         settings: of the embedder, made once per Python worker and kept for its next tasks.
         tell_failed: told the ids of crops that give no vector.
-        tell_setup: told the seconds that it took to make the embedder, if it had to be made.
+        tell_setup: told how long the embedder took to make, nothing if it was kept, and if it is compiled.
         batches: from Spark.
         count: told how many images are done.
     """
@@ -158,9 +172,11 @@ def embed_batches(
     cpus = context.cpus() if context else 1
     gpus = context.resources().get("gpu") if context else None
     device = f"cuda:{gpus.addresses[0]}" if settings.device == "cuda" and gpus else settings.device
+    # AUTO was decided by the number of images; whether there is a compiler only this machine knows.
+    compiled = settings.compile is Compile.ALWAYS or (settings.compile is Compile.AUTO and can_compile())
     start = time.monotonic()
-    embedder = _embedder(settings, device, cpus)
-    tell_setup([time.monotonic() - start])
+    embedder = _embedder(settings, device, cpus, compiled)
+    tell_setup([Setup(time.monotonic() - start, compiled)])
     crops = (
         (image_id.as_py(), crop.as_py())
         for batch in batches
@@ -174,16 +190,17 @@ def embed_batches(
 
 
 @functools.lru_cache(maxsize=1)
-def _embedder(settings: EmbedderSettings, device: str, threads: int) -> Embedder:
+def _embedder(settings: EmbedderSettings, device: str, threads: int, compiled: bool) -> Embedder:
     state = safetensors.torch.load_file(SparkFiles.get(settings.weights_file))
     embedder = Embedder(
         settings.backbone,
         Weights(settings.weights_source, state),
         precision=settings.precision,
+        crops=settings.crops,
         device=device,
         threads=threads,
         batch_size=settings.batch_size,
-        compiled=settings.compiled,
+        compiled=compiled,
     )
     if embedder.extractor.fingerprint != settings.fingerprint:
         raise RuntimeError(
@@ -219,12 +236,6 @@ def _workers(spark: SparkSession) -> int:
     return max(1, spark.sparkContext.defaultParallelism // task_cpus)
 
 
-def _compile_pays(wanted: Compile, images: int, workers: int) -> bool:
-    if wanted is Compile.AUTO:
-        return images / workers >= COMPILE_PAYS_FROM and can_compile()
-    return wanted is Compile.ALWAYS
-
-
 def _ship(spark: SparkSession, weights: Weights) -> str:
     """Send the weights to every executor's node once; returns the file's name there."""
     file = scratch_folder() / f"{weights.sha256}.safetensors"
@@ -256,11 +267,12 @@ def _summary(record: JobRecord, weights: Weights, extractor: Extractor, lake: La
         rows["new features"] = "none: every study has its features already"
     if record.counts["failed"]:
         first = ", ".join(record.extra["failed_image_ids"][:3])
-        rows["damaged crops"] = f"{record.counts['failed']:,}, no features: {first} …; ingest their files again"
+        rows["damaged crops"] = f"{record.counts['failed']:,}, no features: {first}; their studies need restoring"
     rows["table"] = lake.features(extractor.fingerprint).folder.uri
     return summary_text("Extracted features", rows)
 
 
 def _told_setup(record: JobRecord) -> str:
-    how = "loading and compiling" if record.extra["compiled"] else "loading, without compiling,"
+    hows = {(True,): "loading and compiling", (False,): "loading, without compiling,", (): "loading"}
+    how = hows.get(tuple(record.extra["compiled"]), "loading, and compiling where there is a compiler,")
     return f"{how} the backbone took {record.timings['model_setup']:.0f} s of it"

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,17 @@ from pipelines.errors import ConfigError, LakeError
 
 SUCCESS = "_SUCCESS"
 RUN_PREFIX = "run="
+_RUN_TIME = "%Y%m%dT%H%M%S%f"
 
 
 def new_run_id() -> str:
     """A run's name: sorts by time, and no two jobs share one."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
+    return f"{datetime.now(UTC):{_RUN_TIME}}-{secrets.token_hex(4)}"
+
+
+def run_age(run_id: str) -> timedelta:
+    """How long ago a run began, by its name."""
+    return datetime.now(UTC) - datetime.strptime(run_id.partition("-")[0], _RUN_TIME).replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -12,15 +13,16 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from featurizers.crops import CropSettings
+from featurizers.crops import CropSettings, describe_crops
 from featurizers.decode import DecodeLimits
 from pipelines.config import Config, SparkConfig
+from pipelines.datasets import Dataset, claim
 from pipelines.errors import ConfigError, LakeError, SourceError
 from pipelines.folders import Folder
 from pipelines.ingest_worker import STAGED, FileReason, StudyReader
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
-from pipelines.listing import Listing
+from pipelines.listing import LISTING, Listing
 from pipelines.progress import Progress, clock
 from pipelines.pseudonyms import PUBLIC_KEY, Pseudonymizer, secret_key
 from pipelines.session import spark_session
@@ -63,7 +65,9 @@ class IngestConfig(SparkConfig):
         None,
         description="source=manifest: CSV or Parquet of the images; null: the only one in the archive's top folder",
     )
-    dataset: str | None = Field(None, description="name in the dataset column; null: the source's name")
+    dataset: str | None = Field(
+        None, pattern=r"^[\w.-]+$", description="name in the dataset column; null: the source's name"
+    )
     pseudonym_key_file: str | None = Field(
         None, description="file with the secret key of the pseudonyms; null: the variable PLEURA_PSEUDONYM_KEY"
     )
@@ -78,26 +82,25 @@ class IngestConfig(SparkConfig):
 
 @dataclass(frozen=True)
 class Books:
-    """The counts of one chunk; inputs are known from before, new studies or new quarantine rows."""
+    """The counts of one chunk: its inputs, those that no table knew, and where these are now, read back from there."""
 
     inputs: int
-    known: int
+    fresh: int
     studies: int
     quarantined: dict[str, int]
 
     def check(self) -> None:
-        """Raises LakeError unless every input is in exactly one place."""
-        placed = self.known + self.studies + sum(self.quarantined.values())
-        if placed != self.inputs:
+        """Raises LakeError unless every fresh input is in exactly one place."""
+        if self.studies + sum(self.quarantined.values()) != self.fresh:
             raise LakeError(
-                f"the books do not balance: {self.inputs:,} inputs, but {self.known:,} known, {self.studies:,} studies "
+                f"the books do not balance: {self.fresh:,} new inputs, but {self.studies:,} studies "
                 f"and {sum(self.quarantined.values()):,} quarantined. This is a fault of Pleura or of the storage: "
                 "the chunk is in the lake as far as its runs were committed; please report it."
             )
 
 
-def ingest(config: IngestConfig) -> str:
-    """Run the job; returns its summary.
+def ingest(config: IngestConfig) -> JobRecord:
+    """Run the job.
 
     Raises:
         ConfigError, SourceError: before any work starts.
@@ -110,17 +113,22 @@ def ingest(config: IngestConfig) -> str:
     total = source.check()
     lake = Lake.create(config.lake)
     fractions = SplitFractions(config.val_fraction, 0.0 if source.has_official_test else config.test_fraction)
-    listing = Listing(source, Pseudonymizer(key, config.dataset or config.source), fractions)
+    name = config.dataset or config.source
+    pseudonymizer = Pseudonymizer(key, name)
+    crops = describe_crops(CropSettings(**config.crop.model_dump()))
+    claim(lake, name, Dataset(Folder.at(config.archive).uri, pseudonymizer.key_check, crops))
+    lake.sweep_staging()
+    listing = Listing(source, pseudonymizer, fractions)
     record = JobRecord("ingest_studies", config)
     with spark_session("ingest_studies", config.master) as spark:
         session = _Session(spark, lake, config, record)
         with record.time("ingest"), Progress("ingest", total, session.done):
             for chunk in listing.chunks(config.chunk_images):
                 session.ingest(chunk)
-        # Written even when nothing was new: the nightly run then shows that it looked.
-        record.write_beside(lake.studies.folder)
         splits = session.studies_per_split()
-    return _summary(lake, record, splits)
+    record.write_beside(lake.studies.folder)
+    record.summary = _summary(lake, record, splits)
+    return record
 
 
 def _source(config: IngestConfig) -> Source:
@@ -152,63 +160,94 @@ class _Session:
 
     def ingest(self, chunk: pa.Table) -> None:
         """Read one chunk of a listing and commit what came of it."""
-        staging = self._lake.new_staging()
-        try:
-            with self._record.time("read_and_crop"):
-                self._stage(chunk, staging)
-            with self._record.time("commit"):
-                books = self._commit(chunk.num_rows, Table(staging, STAGED).read_files(self._spark, [staging.uri]))
-        finally:
-            staging.remove()
+        fresh = self._fresh(chunk).cache()
+        number = fresh.count()
+        books = Books(chunk.num_rows, number, 0, {})
+        if number:
+            staging = self._lake.new_staging()
+            try:
+                with self._record.time("read_and_crop"):
+                    self._stage(fresh.repartition(-(-number // INPUTS_PER_TASK)), staging)
+                with self._record.time("commit"):
+                    staged = Table(staging, STAGED).read_files(self._spark, [staging.hadoop_uri])
+                    self._check_splits(staged)
+                    books = self._commit(books, staged)
+            finally:
+                staging.remove()
+        fresh.unpersist()
         books.check()
-        self._finished_before += books.known
+        self._finished_before += books.inputs - books.fresh
         self._record.count("inputs", books.inputs)
-        self._record.count("known", books.known)
+        self._record.count("known", books.inputs - books.fresh)
         self._record.count("studies", books.studies)
         for reason, number in sorted(books.quarantined.items()):
             self._record.count(f"quarantine: {reason}", number)
+        # After every chunk: a killed job leaves no run that nothing tells about.
+        self._record.write_beside(self._lake.studies.folder)
 
-    def _stage(self, chunk: pa.Table, staging: Folder) -> None:
-        tasks = -(-chunk.num_rows // INPUTS_PER_TASK)
-        listed = self._spark.createDataFrame(chunk).repartition(tasks)
-        lake = self._lake
-        for table in (lake.studies, lake.quarantine):
+    def _fresh(self, chunk: pa.Table) -> DataFrame:
+        """The inputs that neither table knows."""
+        listed = self._spark.createDataFrame(chunk)
+        for table in (self._lake.studies, self._lake.quarantine):
             known = table.read(self._spark).where(F.col("dataset") == self._dataset).select("uri")
             listed = listed.join(known, "uri", "left_anti")
+        return listed.select(*LISTING.names)
+
+    def _stage(self, listed: DataFrame, staging: Folder) -> None:
         reader, counter = self._reader, self._counter
 
         def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             return reader.read_all(batches, counter.add)
 
         # Materialised before anything filters on it: in one plan Spark may run a Python function twice (SPARK-47672).
-        listed.select(*chunk.schema.names).mapInArrow(read, from_arrow_schema(STAGED)).write.parquet(staging.uri)
+        listed.mapInArrow(read, from_arrow_schema(STAGED)).write.parquet(staging.hadoop_uri)
 
-    def _commit(self, inputs: int, staged: DataFrame) -> Books:
+    def _check_splits(self, staged: DataFrame) -> None:
+        """Raises LakeError if a patient would be in two splits: nothing of this chunk is committed then."""
+        here = staged.where("reason is null").select("patient_key", "split")
+        there = self._lake.studies.read(self._spark).where(F.col("dataset") == self._dataset)
+        stored = there.select("patient_key", F.col("split").alias("stored_split")).distinct()
+        torn = here.join(stored, "patient_key").where("split <> stored_split").select("patient_key").distinct().count()
+        if torn:
+            raise LakeError(
+                f"{torn:,} patients of these inputs are in another split of the lake already; splits belong to "
+                "patients. Ingest with the val_fraction, test_fraction and split column of the first time, or into a "
+                "new lake."
+            )
+
+    def _commit(self, books: Books, staged: DataFrame) -> Books:
         lake = self._lake
-        read_before = staged.count()
         twins = self._twins(staged).cache()
         has_twins = twins.count() > 0
-        rejected = staged.where(F.col("reason").isNotNull()).select(*lake.quarantine.schema.names)
+        # The number finds the input where its uri is a pseudonym.
+        position = F.format_string(" (input %d)", F.col("position") + 1)
+        rejected = staged.where(F.col("reason").isNotNull()).select(
+            "uri", "dataset", "reason", F.concat("detail", position).alias("detail")
+        )
         accepted = staged.where(F.col("reason").isNull())
         if has_twins:
-            detail = F.concat(F.lit("same bytes as "), "same_as")
+            detail = F.concat(F.lit("same bytes as "), "same_as", position)
             duplicates = staged.join(F.broadcast(twins), "position").select(
                 "uri", "dataset", F.lit(str(FileReason.DUPLICATE)).alias("reason"), detail.alias("detail")
             )
             rejected = rejected.unionByName(duplicates)
             accepted = accepted.join(F.broadcast(twins), "position", "left_anti")
-        quarantined = {row["reason"]: row["count"] for row in rejected.groupBy("reason").count().collect()}
-        studies = read_before - sum(quarantined.values())
         # Quarantine first: were the job killed in between, the studies of this chunk would be read once more, and
         # nothing would be in two places.
-        if quarantined:
-            self._record.runs.append(lake.quarantine.append(rejected.coalesce(1)).uri)
-        if studies:
-            run = lake.studies.append(accepted)
-            self._record.runs.append(run.uri)
-            studies = lake.studies.read_files(self._spark, [run.uri]).count()
+        quarantined, studies = {}, 0
+        if not rejected.isEmpty():
+            committed = self._append(lake.quarantine, rejected.coalesce(1))
+            quarantined = {row["reason"]: row["count"] for row in committed.groupBy("reason").count().collect()}
+        if not accepted.isEmpty():
+            studies = self._append(lake.studies, accepted).count()
         twins.unpersist()
-        return Books(inputs, inputs - read_before, studies, quarantined)
+        return dataclasses.replace(books, studies=studies, quarantined=quarantined)
+
+    def _append(self, table: Table, rows: DataFrame) -> DataFrame:
+        """Commit rows as a run; returns what that run holds."""
+        run = table.append(rows)
+        self._record.runs.append(run.uri)
+        return table.read_files(self._spark, [run.hadoop_uri])
 
     def _twins(self, staged: DataFrame) -> DataFrame:
         """Inputs whose bytes an earlier input or run has already: their `position`, and `same_as` which uri."""

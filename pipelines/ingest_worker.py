@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from featurizers.crops import Crop, CropSettings, crop_lungs, encode_png
 from featurizers.decode import DecodeLimits, Radiograph, decode_radiograph
 from featurizers.errors import DecodeError
 from pipelines.tables import LABELS, PIXELS
+
+#: Seconds before a failed read is tried again.
+RETRY_PAUSES = (0.5, 2.0)
 
 
 class FileReason(StrEnum):
@@ -67,7 +71,7 @@ class StudyReader:
     def _read(self, filesystem: fsspec.AbstractFileSystem, root: str, listed: dict[str, Any]) -> dict[str, Any]:
         path = listed.pop("path")
         try:
-            content = bytes(filesystem.cat_file(f"{root}/{path}"))
+            content = self._fetch(filesystem, f"{root}/{path}")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return listed | {"reason": FileReason.MISSING_FILE, "detail": "no such file in the archive"}
         except OSError as error:
@@ -85,6 +89,22 @@ class StudyReader:
                 f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}; please report it with the file"
             )
             return listed | {"reason": FileReason.PROCESSING_FAILED, "detail": detail}
+
+    def _fetch(self, filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+        """A file's bytes, but never more than the limit and one: decoding refuses those."""
+        for pause in RETRY_PAUSES:
+            try:
+                return self._fetch_once(filesystem, path)
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+                raise
+            except OSError:
+                # Storage that is busy or away for a moment must not cost a good image its place.
+                time.sleep(pause)
+        return self._fetch_once(filesystem, path)
+
+    def _fetch_once(self, filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+        with filesystem.open(path, "rb") as file:
+            return bytes(file.read(self.limits.max_bytes + 1))
 
 
 def _pixels(radiograph: Radiograph, crop: Crop) -> dict[str, Any]:

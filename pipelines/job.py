@@ -27,7 +27,7 @@ _VERSIONED = ("pyspark", "torch", "torchvision", "pyarrow", "numpy", "scikit-lea
 
 @dataclass
 class JobRecord:
-    """What `run.json` tells of one job: its config, what it counted, how long it took, with what versions."""
+    """What one job did: what `run.json` tells (config, counts, timings, versions) and, as its text, the summary."""
 
     job: str
     config: Config
@@ -35,8 +35,12 @@ class JobRecord:
     timings: dict[str, float] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     id: str = field(default_factory=new_run_id)
+
+    def __str__(self) -> str:
+        return self.summary
 
     def count(self, name: str, number: int) -> None:
         """Add to a count."""
@@ -90,7 +94,7 @@ def versions() -> dict[str, str]:
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callable[[ConfigT], str]) -> None:
+def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callable[[ConfigT], JobRecord]) -> None:
     """The body of a job script: read the config, run the verb, print its summary, leave with an exit code.
 
     Exit codes: 0 done, 2 a mistake that the one printed message explains, 130 interrupted; anything unforeseen keeps
@@ -100,7 +104,7 @@ def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callab
     default_file = script_file.parents[1] / "conf" / f"{script_file.stem}.yaml"
     try:
         config = read_config(model, sys.argv[1:], purpose=purpose or "", default_file=default_file)
-        summary = verb(config)
+        record = verb(config)
     except HelpRequested as help_requested:
         sys.stdout.write(f"{help_requested}\n")
     except USER_ERRORS as error:
@@ -113,7 +117,7 @@ def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callab
         sys.stderr.write("\ninterrupted: committed runs are kept; the same command goes on from there.\n")
         sys.exit(EXIT_INTERRUPTED)
     else:
-        sys.stdout.write(f"{summary}\n")
+        sys.stdout.write(f"{record}\n")
 
 
 def told_by_executor(traceback: str) -> str | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pipelines.errors import LakeError
-from pipelines.folders import Folder, new_run_id
+from pipelines.folders import Folder, new_run_id, run_age
 from pipelines.tables import FEATURES, PREDICTIONS, QUARANTINE, STUDIES, Table
+
+GLOB_CHARACTERS = "{}[]*?\\"
+STAGING_PREFIX = "_staging-"
 
 
 @dataclass(frozen=True)
@@ -16,9 +20,22 @@ class Lake:
     folder: Folder
 
     @classmethod
+    def at(cls, location: str) -> Lake:
+        """The lake at a path or URI, whether it is there or not.
+
+        Raises:
+            LakeError: if Spark would take the path for a pattern.
+        """
+        if found := sorted(set(GLOB_CHARACTERS) & set(location)):
+            raise LakeError(
+                f"lake='{location}' holds {' '.join(found)}, which Spark reads as a pattern. Rename the folder."
+            )
+        return cls(Folder.at(location))
+
+    @classmethod
     def create(cls, location: str) -> Lake:
         """The lake at a path or URI, made if it is not there."""
-        lake = cls(Folder.at(location))
+        lake = cls.at(location)
         lake.folder.filesystem.makedirs(lake.folder.path, exist_ok=True)
         return lake
 
@@ -29,7 +46,7 @@ class Lake:
         Raises:
             LakeError: if nothing was ever ingested there.
         """
-        lake = cls(Folder.at(location))
+        lake = cls.at(location)
         if not lake.folder.exists():
             raise LakeError(
                 f"there is no lake at '{lake.folder.uri}'. Check lake=…, or make one with jobs/ingest_studies.py."
@@ -50,9 +67,20 @@ class Lake:
         """One row per input that is no study."""
         return Table(self.folder / "quarantine", QUARANTINE)
 
+    @property
+    def datasets(self) -> Folder:
+        """What is remembered of each data set; see pipelines/datasets.py."""
+        return self.folder / "_datasets"
+
     def new_staging(self) -> Folder:
         """Where a running job keeps rows that are not committed; no reader looks there."""
-        return self.folder / f"_staging-{new_run_id()}"
+        return self.folder / f"{STAGING_PREFIX}{new_run_id()}"
+
+    def sweep_staging(self) -> None:
+        """Remove what jobs that were killed more than a day ago left behind; no chunk takes that long."""
+        for name in self.folder.names():
+            if name.startswith(STAGING_PREFIX) and run_age(name.removeprefix(STAGING_PREFIX)) > timedelta(days=1):
+                (self.folder / name).remove()
 
     def extractors(self) -> list[str]:
         """The fingerprints of the extractors whose features are here."""

@@ -39,14 +39,12 @@ class Listing:
     def _row(self, position: int, record: StudyRecord) -> dict[str, Any]:
         patient_key = self.pseudonymizer.patient(record.patient_id)
         age = record.age_years
-        uri = record.path
-        if not self.source.is_public:
-            uri = self.pseudonymizer.uri(uri, record.patient_id, record.study_id or "")
+        identifiers = () if self.source.is_public else (record.patient_id, record.study_id or "")
         return {
             "position": position,
             "path": record.path,
             "dataset": self.pseudonymizer.dataset,
-            "uri": uri,
+            "uri": self.pseudonymizer.uri(record.path, *identifiers),
             "patient_key": patient_key,
             "study_key": self.pseudonymizer.study(record.study_id) if record.study_id else None,
             "view": record.view,

@@ -122,8 +122,8 @@ class _Shot:
     test: bool
 
 
-def make_phantoms(config: PhantomsConfig) -> str:
-    """Run the job; returns its summary.
+def make_phantoms(config: PhantomsConfig) -> JobRecord:
+    """Run the job.
 
     Raises:
         SourceError: `config.out` is a file, or a folder that is not empty.
@@ -151,7 +151,8 @@ def make_phantoms(config: PhantomsConfig) -> str:
         "time": f"{clock(seconds)} ({archive.studies / seconds:.1f} images/s)",
         "archive": archive.out,
     }
-    return summary_text(f"Drew phantoms in the layout {config.layout}", rows)
+    record.summary = summary_text(f"Drew phantoms in the layout {config.layout}", rows)
+    return record
 
 
 def write_phantoms(config: PhantomsConfig, report: Callable[[int, int], None]) -> PhantomArchive:

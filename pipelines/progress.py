@@ -60,7 +60,7 @@ class Progress:
 
 
 def progress_line(verb: str, done: int, total: int | None, seconds: float) -> str:
-    """One line, such as `extract  3,120/5,216 images  60%  45.1 images/s  0:46 left`."""
+    """One line, such as `extract  3,120/5,216 images  59%  45.1 images/s  0:46 left`."""
     speed = done / seconds if seconds > 0 else 0.0
     count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
     parts = [f"{verb}  {count} images"]

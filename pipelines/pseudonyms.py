@@ -7,7 +7,7 @@ import hmac
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipelines.errors import ConfigError
 
@@ -15,10 +15,10 @@ KEY_VARIABLE = "PLEURA_PSEUDONYM_KEY"
 MIN_KEY_BYTES = 16
 #: Public data sets carry pseudonyms of their own, so their key is no secret and the same splits come out everywhere.
 PUBLIC_KEY = b"pleura: public data set"
-#: Shorter identifiers are replaced only where they stand alone, or every digit of every path would match.
-MIN_SUBSTRING = 5
-#: Characters of a key that stand for an identifier inside a uri: 64 bits.
-URI_KEY_LENGTH = 16
+#: Shorter identifiers count only where they stand alone, or every path would hold one.
+MIN_SUBSTRING = 4
+#: Characters of a pseudonym in a uri: 128 bits.
+URI_KEY_LENGTH = 32
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,17 +37,36 @@ class Pseudonymizer:
         return self._digest("study", identifier)
 
     def uri(self, path: str, *identifiers: str) -> str:
-        """`path` with every occurrence of an identifier replaced by the start of its key."""
-        for identifier in sorted(filter(None, identifiers), key=len, reverse=True):
-            pattern = re.escape(identifier)
-            if len(identifier) < MIN_SUBSTRING:
-                pattern = rf"(?<![0-9A-Za-z]){pattern}(?![0-9A-Za-z])"
-            path = re.sub(pattern, self._digest("uri", identifier)[:URI_KEY_LENGTH], path, flags=re.IGNORECASE)
+        """`path` as it is, or a pseudonym of it with the same suffix if it holds one of the identifiers.
+
+        An identifier is found whatever its case, separators and leading zeros.
+        """
+        if any(_holds(path, identifier) for identifier in identifiers if identifier):
+            return self._digest("uri", path)[:URI_KEY_LENGTH] + PurePosixPath(path).suffix
         return path
+
+    @property
+    def key_check(self) -> str:
+        """Shows whether a key is the same, and not what it is."""
+        return self._digest("check", "")
 
     def _digest(self, kind: str, identifier: str) -> str:
         message = "\0".join((self.dataset, kind, identifier)).encode()
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()
+
+
+def _holds(path: str, identifier: str) -> bool:
+    if identifier.isdigit():
+        # 12 must not be found in 3124, and 0012 is 12.
+        return re.search(rf"(?<!\d)0*{identifier.lstrip('0')}(?!\d)", path) is not None
+    plain = _alphanumeric(identifier)
+    if len(plain) < MIN_SUBSTRING:
+        return re.search(rf"(?<![^\W_]){re.escape(identifier)}(?![^\W_])", path, re.IGNORECASE) is not None
+    return plain in _alphanumeric(path)
+
+
+def _alphanumeric(text: str) -> str:
+    return "".join(character for character in text.casefold() if character.isalnum())
 
 
 def secret_key(key_file: str | None) -> bytes:

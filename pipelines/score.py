@@ -33,8 +33,8 @@ class ScoreConfig(SparkConfig):
     chunk_images: int = Field(1_000_000, gt=0, description="images per commit: what a restart repeats at most")
 
 
-def score(config: ScoreConfig) -> str:
-    """Run the job; returns its summary.
+def score(config: ScoreConfig) -> JobRecord:
+    """Run the job.
 
     Raises:
         LakeError: if there is no such head, or no features.
@@ -61,7 +61,8 @@ def score(config: ScoreConfig) -> str:
         # Exploded map: how often each class was decided, over all predictions of this head.
         decided = predictions.read(spark).selectExpr("explode(decisions) as (class, decided)").where("decided")
         counts = {row["class"]: row["count"] for row in decided.groupBy("class").count().collect()}
-    return _summary(record, trained, counts, predictions.folder.uri)
+    record.summary = _summary(record, trained, counts, predictions.folder.uri)
+    return record
 
 
 def score_batches(

@@ -32,7 +32,9 @@ class TrainConfig(LakeConfig):
     task: str = Field(description=f"the question: {', '.join(TASKS)}")
     head: str = Field(description=f"the kind of head: {', '.join(HEADS)}")
     params: dict[str, Any] = Field({}, description="the head's own parameters, as params.NAME=VALUE; see classifiers/")
-    name: str | None = Field(None, description="where the head is kept: heads/TASK/NAME; null: the kind of head")
+    name: str | None = Field(
+        None, pattern=r"^[\w.-]+$", description="where the head is kept: heads/TASK/NAME; null: the kind of head"
+    )
     extractor: str | None = Field(
         None, description="fingerprint (or its start) of the features to train on; null: the only ones in the lake"
     )
@@ -60,8 +62,8 @@ class LabelledFeatures:
         return SplitFeatures(self.features[rows], targets[rows]) if rows.size else None
 
 
-def train(config: TrainConfig) -> str:
-    """Run the job; returns its summary.
+def train(config: TrainConfig) -> JobRecord:
+    """Run the job.
 
     Raises:
         LakeError: if there are no features to train on, or no train split.
@@ -100,7 +102,8 @@ def train(config: TrainConfig) -> str:
     record.extra["head"] = trained.fingerprint
     record.extra["extractor"] = extractor
     run = save_head(lake, config.name or config.head, trained, record)
-    return _summary(record, trained, run)
+    record.summary = _summary(record, trained, run)
+    return record
 
 
 def read_labelled(lake: Lake, extractor: str) -> LabelledFeatures:

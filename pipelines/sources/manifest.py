@@ -54,8 +54,8 @@ class ManifestSource:
 
     @property
     def has_official_test(self) -> bool:
-        """Whether the manifest has a split column."""
-        return "split" in self._columns
+        """Whether the manifest's split column says anything."""
+        return self._has_splits
 
     def check(self) -> int:
         """The number of rows, once every cell was looked at."""
@@ -63,11 +63,13 @@ class ManifestSource:
         mistakes: list[str] = []
         rows = 0
         seen: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+        paths: list[npt.NDArray[np.uint64]] = []
         for start, frame in self._frames():
             rows = start + len(frame)
             mistakes += _mistakes(frame, start, self._findings)
             if len(mistakes) >= MAX_MISTAKES:
                 break
+            paths.append(pd.util.hash_array(frame["path"].to_numpy(dtype=object)))
             if "split" in frame:
                 seen = np.unique(np.concatenate([seen, _patient_splits(frame)]))
         if mistakes:
@@ -76,6 +78,7 @@ class ManifestSource:
                 f"the manifest '{self._name}' has cells that can't be read (the header is row 1):\n{listing}\n"
                 "Mend them, or leave a cell blank where nothing is known."
             )
+        self._check_one_row_per_path(np.concatenate(paths) if paths else seen)
         self._check_one_split_per_patient(seen)
         if not rows:
             raise SourceError(f"the manifest '{self._name}' has no rows. Check archive=… and manifest=…")
@@ -127,6 +130,10 @@ class ManifestSource:
             return list(pacsv.read_csv(pa.BufferReader(header.encode())).schema.names)
 
     @functools.cached_property
+    def _has_splits(self) -> bool:
+        return "split" in self._columns and any((frame["split"] != "").any() for _, frame in self._frames())
+
+    @functools.cached_property
     def _findings(self) -> list[str]:
         return [name for name in self._columns if name not in REQUIRED + OPTIONAL]
 
@@ -149,6 +156,17 @@ class ManifestSource:
                 f"the manifest '{self._name}' has the wrong columns:\n"
                 + "\n".join(f"  {problem}" for problem in problems)
                 + f"\nRequired: {', '.join(REQUIRED)}. Optional: {', '.join(OPTIONAL)}. All other columns are findings."
+            )
+
+    def _check_one_row_per_path(self, hashes: npt.NDArray[np.uint64]) -> None:
+        """`hashes`: 8 bytes for every row, in order."""
+        _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+        if (counts > 1).any():
+            rows = np.flatnonzero(hashes == hashes[first[counts > 1][0]]) + 2
+            raise SourceError(
+                f"{(counts > 1).sum():,} path(s) of the manifest '{self._name}' stand in several rows; one image has "
+                f"one row. The first one's rows: {', '.join(map(str, rows[:MAX_MISTAKES]))} (the header is row 1). "
+                "Remove the rows that are too many."
             )
 
     def _check_one_split_per_patient(self, seen: npt.NDArray[np.uint64]) -> None:

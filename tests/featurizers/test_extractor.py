@@ -19,6 +19,7 @@ from featurizers.extractor import Extractor, Precision, describe_extractor
 
 FIELDS = {
     "backbone": st.text(max_size=8),
+    "crops": st.text(max_size=8),
     "weights_sha256": st.text(string.hexdigits, max_size=8),
     "precision": st.sampled_from(Precision),
     "preprocessing": st.text(max_size=8),
@@ -26,7 +27,7 @@ FIELDS = {
     "format_version": st.integers(0, 3),
 }
 EXTRACTORS = st.builds(Extractor, **FIELDS)
-SOME = Extractor("resnet50", "ab" * 32, Precision.BF16, "crop to 224x224", "global_average_pool", 1)
+SOME = Extractor("resnet50", "ab" * 32, Precision.BF16, "crops", "crop to 224x224", "global_average_pool", 1)
 
 
 def weights(value: float, source: str = "somewhere") -> Weights:
@@ -54,7 +55,7 @@ def test_a_fingerprint_is_64_hexadecimal_digits(extractor: Extractor) -> None:
 
 def test_a_fingerprint_is_the_sha256_of_the_canonical_json() -> None:
     canonical = (
-        '{"backbone":"resnet50","format_version":1,"layer":"global_average_pool","precision":"bf16",'
+        '{"backbone":"resnet50","crops":"crops","format_version":1,"layer":"global_average_pool","precision":"bf16",'
         '"preprocessing":"crop to 224x224","weights_sha256":"' + "ab" * 32 + '"}'
     )
     assert json.loads(canonical) == dataclasses.asdict(SOME)
@@ -63,20 +64,20 @@ def test_a_fingerprint_is_the_sha256_of_the_canonical_json() -> None:
 
 def test_the_fingerprint_of_a_lake_made_by_this_release_stays() -> None:
     """Another value orphans the features of every lake: change it only together with FORMAT_VERSION."""
-    extractor = describe_extractor("resnet50", weights(1.0), Precision.BF16)
-    assert extractor.fingerprint == "45b799bb62517df640960e8a05759e29a6afd0b5a24899ffe519086a771519fb"
+    extractor = describe_extractor("resnet50", weights(1.0), Precision.BF16, "crops")
+    assert extractor.fingerprint == "748dd530d190e20ec745caa64d63cd9ab46e706d8c727456b775e6aba6522dbb"
 
 
 def test_the_same_settings_are_the_same_extractor() -> None:
-    first = describe_extractor("resnet50", weights(1.0, "imagenet"), Precision.BF16)
-    second = describe_extractor("resnet50", weights(1.0, "file resnet50.pth"), Precision.BF16)
+    first = describe_extractor("resnet50", weights(1.0, "imagenet"), Precision.BF16, "crops")
+    second = describe_extractor("resnet50", weights(1.0, "file resnet50.pth"), Precision.BF16, "crops")
     assert first == second
     assert first.fingerprint == second.fingerprint
 
 
 def test_other_weights_or_precision_are_another_extractor() -> None:
     made = [
-        describe_extractor("resnet50", weights(value), precision)
+        describe_extractor("resnet50", weights(value), precision, "crops")
         for value in (1.0, 2.0)
         for precision in (Precision.BF16, Precision.FP32)
     ]
@@ -84,11 +85,11 @@ def test_other_weights_or_precision_are_another_extractor() -> None:
 
 
 def test_the_preprocessing_is_told_with_its_constants() -> None:
-    told = describe_extractor("resnet50", weights(1.0), Precision.FP32).preprocessing
+    told = describe_extractor("resnet50", weights(1.0), Precision.FP32, "crops").preprocessing
     for constant in ("224x224", "bilinear", "0.485", "0.229"):
         assert constant in told
 
 
 def test_an_unknown_backbone_has_no_extractor() -> None:
     with pytest.raises(WeightsError, match="resnet50"):
-        describe_extractor("vgg", weights(1.0), Precision.FP32)
+        describe_extractor("vgg", weights(1.0), Precision.FP32, "crops")

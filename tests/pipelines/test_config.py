@@ -47,7 +47,14 @@ def test_the_jobs_own_file_is_read_without_being_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [("7", "7"), ("local-cluster[2,1,1024]", "local-cluster[2,1,1024]"), ("s3a://b/c", "s3a://b/c")]
+    ("value", "text"),
+    [
+        ("2024_01", "2024_01"),
+        ("010", "010"),
+        ("a #3", "a #3"),
+        ("local-cluster[2,1,1024]", "local-cluster[2,1,1024]"),
+        ("s3a://b/c", "s3a://b/c"),
+    ],
 )
 def test_text_stays_text(value: str, text: str) -> None:
     assert read(f"lake={value}").lake == text

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +64,7 @@ def test_every_study_has_the_vector_that_the_library_gives(extracted_lake: Path)
 
 def test_a_second_extraction_does_nothing(extracted_lake: Path) -> None:
     before = sorted(path for path in (extracted_lake / "features").rglob("*"))
-    assert "none: every study has its features already" in extract(config(extracted_lake))
+    assert "none: every study has its features already" in str(extract(config(extracted_lake)))
     assert before == sorted(path for path in (extracted_lake / "features").rglob("*"))
 
 
@@ -128,7 +133,7 @@ def test_a_damaged_crop_costs_no_other_image_its_vector(lake: Path) -> None:
     pq.write_table(damaged, file)
     for crc in file.parent.glob(".*.crc"):
         crc.unlink()
-    summary = extract(config(lake))
+    summary = str(extract(config(lake)))
     image_id = table["image_id"][1].as_py()
     assert f"1, no features: {image_id}" in summary
     assert len(vectors(lake)) == sum(len(pq.read_table(f)) for f in (lake / "studies").glob("run=*/*.parquet")) - 1
@@ -136,7 +141,24 @@ def test_a_damaged_crop_costs_no_other_image_its_vector(lake: Path) -> None:
 
 def test_a_gpu_that_is_not_there_is_told_before_any_work(lake: Path) -> None:
     with pytest.raises(FeaturizerError, match="cuda:99"):
-        Embedder("resnet50", load_weights(get_backbone("resnet50"), "random"), device="cuda:99")
+        extract(config(lake, device="cuda:99"))
+    assert not (lake / "features").exists()
+
+
+def test_a_driver_that_was_killed_leaves_whole_chunks_and_the_next_one_goes_on(lake: Path) -> None:
+    split_studies(lake)
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(root / "jobs/extract_features.py"), f"lake={lake}", "backbone.weights=random"]
+    job = subprocess.Popen([*command, "chunk_images=1"], start_new_session=True, stderr=subprocess.DEVNULL)
+    while job.poll() is None and not list(lake.glob("features/*/run=*/_SUCCESS")):
+        time.sleep(0.05)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    committed = len(vectors(lake))
+    studies = sum(len(pq.read_table(file)) for file in lake.glob("studies/run=*/*.parquet"))
+    assert 0 < committed <= studies
+    assert extract(config(lake, chunk_images=1)).counts["images"] == studies - committed
+    assert len(vectors(lake)) == studies
 
 
 def test_a_lake_without_studies_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import struct
 import zlib
@@ -22,10 +23,11 @@ from pyspark.sql import SparkSession
 from featurizers.crops import decode_png
 from featurizers.phantoms import draw_phantom
 from pipelines import ingest as ingest_module
-from pipelines.errors import ConfigError, SourceError
+from pipelines.errors import ConfigError, LakeError, SourceError
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.lake import Lake
 from pipelines.pseudonyms import KEY_VARIABLE
+from pipelines.tables import Table
 from tests.conftest import PHANTOM_STUDIES
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -119,16 +121,18 @@ def outcomes(lake: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def test_every_input_is_a_study_or_has_its_own_reason(archive: Path, tmp_path: Path) -> None:
-    summary = ingest(config(archive, tmp_path / "lake"))
+    summary = str(ingest(config(archive, tmp_path / "lake")))
     studies, quarantine = outcomes(tmp_path / "lake")
     found = dict.fromkeys(studies["uri"]) | dict(zip(quarantine["uri"], quarantine["reason"], strict=True))
-    gone = [uri for uri in found if uri.endswith("/gone.png")]
-    assert found.pop(gone[0]) == "missing_file"
+    # Its path holds the patient's id, so its uri is a pseudonym.
+    (gone,) = set(found) - set(INPUTS)
+    assert found.pop(gone) == "missing_file"
+    assert re.fullmatch(r"[0-9a-f]{32}\.png", gone)
     assert found == {name: reason for name, (_, reason) in INPUTS.items()}
     assert len(studies) + len(quarantine) == len(INPUTS) + 1
     assert "quarantine: duplicate" in summary
     duplicate = quarantine[quarantine["reason"] == "duplicate"]["detail"].item()
-    assert duplicate == "same bytes as grey.png"
+    assert duplicate == f"same bytes as grey.png (input {len(INPUTS)})"
 
 
 def test_what_a_study_tells(archive: Path, tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ def test_what_a_study_tells(archive: Path, tmp_path: Path) -> None:
 def test_no_identifier_is_in_any_byte_that_was_written(
     archive: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    print_out = ingest(config(archive, tmp_path / "lake"))
+    print_out = str(ingest(config(archive, tmp_path / "lake")))
     written = [file.read_bytes() for file in (tmp_path / "lake").rglob("*") if file.is_file()]
     said = capfd.readouterr()
     texts = [*written, print_out.encode(), said.out.encode(), said.err.encode()]
@@ -182,7 +186,7 @@ def test_a_second_ingest_finds_nothing_to_do_and_new_files_are_added(
     studies, quarantine = outcomes(lake)
     assert len(studies) == len(before[0]) + 1
     assert len(quarantine) == len(before[1]) + 1
-    assert quarantine.iloc[-1]["detail"] == "same bytes as grey.jpeg"
+    assert quarantine.iloc[-1]["detail"].startswith("same bytes as grey.jpeg")
 
 
 def test_chunks_give_the_same_lake_and_duplicates_across_them_are_found(archive: Path, tmp_path: Path) -> None:
@@ -214,6 +218,58 @@ def test_a_killed_ingest_goes_on_and_leaves_nothing_half_done(
     studies, quarantine = outcomes(lake)
     assert len(studies) + len(quarantine) == len(INPUTS) + 1
     assert not list(lake.glob("_staging*"))
+
+
+def test_a_lost_row_is_noticed(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = Table.append
+    monkeypatch.setattr(Table, "append", lambda table, rows: append(table, rows.limit(rows.count() - 1)))
+    with pytest.raises(LakeError, match="books do not balance"):
+        ingest(config(archive, tmp_path / "lake"))
+
+
+def test_another_archive_of_the_same_name_is_refused_and_under_its_own_name_read(archive: Path, tmp_path: Path) -> None:
+    lake, other = tmp_path / "lake", tmp_path / "other"
+    ingest(config(archive, lake))
+    shutil.copytree(archive, other)
+    (other / "grey.png").write_bytes(encoded("L", "PNG", PIXELS[::-1]))
+    with pytest.raises(LakeError, match=r"another archive.*dataset=NAME"):
+        ingest(config(other, lake))
+    ingest(config(other, lake, dataset="other"))
+    studies, quarantine = outcomes(lake)
+    assert len(studies) + len(quarantine) == 2 * (len(INPUTS) + 1)
+    assert list(studies[studies["dataset"] == "other"]["uri"]) == ["grey.png"]
+
+
+def test_another_key_is_refused(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest(config(archive, tmp_path / "lake"))
+    monkeypatch.setenv(KEY_VARIABLE, "x" * 64)
+    with pytest.raises(LakeError, match="key of the first ingest") as caught:
+        ingest(config(archive, tmp_path / "lake"))
+    assert "xxxx" not in str(caught.value)
+
+
+def test_other_crop_settings_are_refused(archive: Path, tmp_path: Path) -> None:
+    ingest(config(archive, tmp_path / "lake"))
+    with pytest.raises(LakeError, match="unlike crops"):
+        ingest(config(archive, tmp_path / "lake", dataset="more", crop={"margin": 0.2}))
+
+
+def test_a_patient_who_would_change_split_is_noticed(archive: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    ingest(config(archive, lake, val_fraction=0.0, test_fraction=0.0))
+    (archive / "new.png").write_bytes(encoded("L", "PNG", PIXELS[:, ::-1]))
+    labels = pd.read_csv(archive / "labels.csv", dtype=str)
+    known = labels[labels["path"] == "grey.png"]["patient_id"].item()
+    more = pd.DataFrame([{"path": "new.png", "patient_id": known, "split": "test"}])
+    pd.concat([labels, more]).assign(split="test").to_csv(archive / "labels.csv", index=False)
+    with pytest.raises(LakeError, match=r"1 patients .* another split"):
+        ingest(config(archive, lake))
+    assert "new.png" not in set(outcomes(lake)[0]["uri"])
+
+
+def test_a_lake_whose_path_is_a_pattern_is_refused(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="pattern"):
+        ingest(config(archive, tmp_path / "lake[1]"))
 
 
 def test_a_run_without_its_marker_is_not_there(ingested_lake: Path, tmp_path: Path) -> None:

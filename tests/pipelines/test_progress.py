@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("done", "total", "seconds", "line"),
     [
-        (3120, 5216, 69.2, "extract  3,120/5,216 images  60%  45.1 images/s  0:46 left"),
+        (3120, 5216, 69.2, "extract  3,120/5,216 images  59%  45.1 images/s  0:46 left"),
         (0, 5216, 3.0, "extract  0/5,216 images  0%  0.0 images/s"),
         (0, 5216, 0.0, "extract  0/5,216 images  0%  0.0 images/s"),
         (5216, 5216, 115.7, "extract  5,216/5,216 images  100%  45.1 images/s  1:56 in all"),
@@ -103,7 +103,7 @@ def test_short_work_still_gets_its_last_line() -> None:
     with Progress("list", None, lambda: 12_345, stream=stream):
         pass
     (line,) = stream.getvalue().splitlines()
-    assert line.startswith("list  12,345 files")
+    assert line.startswith("list  12,345 images")
 
 
 def test_a_terminal_gets_one_line_that_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:

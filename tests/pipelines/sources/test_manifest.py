@@ -110,6 +110,17 @@ def test_a_patient_in_two_splits_is_told_by_rows_without_naming_anyone(tmp_path:
     assert "P-55" not in str(caught.value)
 
 
+def test_a_path_in_two_rows_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"several rows.* 2, 4 "):
+        source(tmp_path, [ROWS[0], ROWS[1], ROWS[0] | {"Mass": "1"}]).check()
+
+
+def test_a_blank_split_column_is_no_official_split(tmp_path: Path) -> None:
+    manifest = source(tmp_path, [row | {"split": ""} for row in ROWS])
+    manifest.check()
+    assert not manifest.has_official_test
+
+
 def test_no_manifest_or_several_are_told(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds none"):
         ManifestSource(Folder.at(str(tmp_path)), None).check()

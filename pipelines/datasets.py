@@ -1,0 +1,68 @@
+"""What a lake remembers of each data set, so that the next ingest of the same name means the same thing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from pipelines.errors import LakeError
+from pipelines.folders import Folder
+from pipelines.lake import Lake
+
+#: How to go on where the lake remembers something else.
+_REMEDIES = {
+    "archive": "give another archive another name (dataset=NAME), or, if this one has only moved, correct the file",
+    "key_check": "use the key of the first ingest: under another one every patient would be somebody else",
+    "crops": "use the settings of the first ingest, or another lake: features of unlike crops do not compare",
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as it was first ingested.
+
+    Attributes:
+        archive: URI of the archive's root; uris in the tables are relative to it.
+        key_check: shows whether a pseudonym key is the same, and not what it is.
+        crops: how its images became crops.
+    """
+
+    archive: str
+    key_check: str
+    crops: str
+
+
+def claim(lake: Lake, name: str, dataset: Dataset) -> None:
+    """Remember the data set, or make sure that it is the one that the lake remembers.
+
+    Raises:
+        LakeError: if the name stands for another archive or key there, or the lake's crops are made otherwise.
+    """
+    folder = lake.datasets
+    for file in folder.names():
+        known = Dataset(**folder.read_json(file))
+        compared = ("archive", "key_check", "crops") if file == f"{name}.json" else ("crops",)
+        for field in compared:
+            if getattr(known, field) != getattr(dataset, field):
+                shown = (
+                    ""
+                    if field == "key_check"
+                    else f":\n  there  {getattr(known, field)}\n  here   {getattr(dataset, field)}\n "
+                )
+                raise LakeError(
+                    f"data set '{file.removesuffix('.json')}' was ingested into this lake with another {field}{shown} "
+                    f"{_REMEDIES[field]} ({(folder / file).uri})."
+                )
+    if f"{name}.json" not in folder.names():
+        folder.write_json(f"{name}.json", asdict(dataset))
+
+
+def crops_of(lake: Lake) -> str:
+    """How the crops in a lake were made; claim keeps it the same for all its data sets."""
+    folder: Folder = lake.datasets
+    for file in folder.names():
+        return Dataset(**folder.read_json(file)).crops
+    return UNKNOWN_CROPS
+
+
+#: Crops that no ingest of ours made.
+UNKNOWN_CROPS = "unknown"
