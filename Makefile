@@ -8,8 +8,15 @@ STUDIES ?= 400
 # Spark's workers start this Python, and its launcher finds the right Java.
 export PYSPARK_PYTHON := $(BIN)/python
 export SPARK_LOCAL_IP ?= 127.0.0.1
+# A log that leaves room for our own lines.
+export SPARK_CONF_DIR ?= $(CURDIR)/conf/spark
+# Homebrew keeps its Java off the path. Looked up when a recipe runs: .ci/ensure_java may just have installed it.
+BREW_JAVA = $(firstword $(wildcard /opt/homebrew/opt/openjdk@17 /usr/local/opt/openjdk@17))
+ifeq ($(JAVA_HOME),)
+export JAVA_HOME = $(BREW_JAVA)
+endif
 
-.PHONY: help demo test lint format install java pyfiles clean
+.PHONY: help demo test lint format install java clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,9 +49,5 @@ format: install ## rewrite the code in ruff's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-pyfiles: install ## dist/pleura.zip: our packages, for spark-submit --py-files in cluster deploy mode
-	@mkdir -p dist
-	$(BIN)/python -c 'from pathlib import Path; from pipelines.session import zip_packages; print(zip_packages(Path("dist")))'
-
 clean: ## remove what demo, tests and builds made, .venv excepted
-	rm -rf $(DEMO) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -100,6 +100,7 @@ def refused(data: bytes, limits: DecodeLimits | None = None) -> DecodeError:
         (dicom(GREY[:31]), DecodeReason.TOO_SMALL, "64 × 31"),
         (dicom(GREY, PixelData=None), DecodeReason.NO_PIXEL_DATA, "no Pixel Data"),
         (dicom(GREY, NumberOfFrames=2), DecodeReason.UNSUPPORTED_DICOM, "several frames"),
+        (dicom(GREY, HighBit=5), DecodeReason.UNSUPPORTED_DICOM, "High Bit"),
         (dicom(GREY, uid.MPEG2MPML, PixelData=encapsulate([b"\0" * 8])), DecodeReason.UNSUPPORTED_DICOM, "MPEG2"),
         (
             dicom(GREY).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.1.2.1\0"),
