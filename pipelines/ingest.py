@@ -121,11 +121,11 @@ def ingest(config: IngestConfig) -> JobRecord:
     listing = Listing(source, pseudonymizer, fractions)
     record = JobRecord("ingest_studies", config)
     with spark_session("ingest_studies", config.master) as spark:
-        session = _Session(spark, lake, config, record)
-        with record.time("ingest"), Progress("ingest", total, session.done):
+        ingestion = _Ingestion(spark, lake, config, record)
+        with record.time("ingest"), Progress("ingest", total, ingestion.done):
             for chunk in listing.chunks(config.chunk_images):
-                session.ingest(chunk)
-        splits = session.studies_per_split()
+                ingestion.ingest(chunk)
+        splits = ingestion.studies_per_split()
     record.write_beside(lake.studies.folder)
     record.summary = _summary(lake, record, splits)
     return record
@@ -140,7 +140,7 @@ def _source(config: IngestConfig) -> Source:
     return ManifestSource(archive, config.manifest)
 
 
-class _Session:
+class _Ingestion:
     """One ingest on a running Spark."""
 
     def __init__(self, spark: SparkSession, lake: Lake, config: IngestConfig, record: JobRecord) -> None:
@@ -253,8 +253,8 @@ class _Session:
         """Inputs whose bytes an earlier input or run has already: their `position`, and `same_as` which uri."""
         fresh = staged.where(F.col("reason").isNull()).select("position", "image_id", "uri")
         in_order = Window.partitionBy("image_id").orderBy("position")
-        here = fresh.select("position", "image_id", F.first("uri").over(in_order).alias("first_uri"),
-                            F.row_number().over(in_order).alias("rank"))  # fmt: skip
+        first_uri, rank = F.first("uri").over(in_order), F.row_number().over(in_order)
+        here = fresh.select("position", "image_id", first_uri.alias("first_uri"), rank.alias("rank"))
         there = self._lake.studies.read(self._spark).select("image_id", F.col("uri").alias("stored_uri"))
         same_as = F.coalesce("stored_uri", F.when(F.col("rank") > 1, F.col("first_uri")))
         return (

@@ -202,14 +202,14 @@ def test_a_killed_ingest_goes_on_and_leaves_nothing_half_done(
 ) -> None:
     lake = tmp_path / "lake"
     calls = iter([None, KeyboardInterrupt()])
-    stage = ingest_module._Session._stage
+    stage = ingest_module._Ingestion._stage
 
     def stage_once(*arguments: object) -> None:
         if error := next(calls, None):
             raise error
         stage(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ingest_module._Session, "_stage", stage_once)
+    monkeypatch.setattr(ingest_module._Ingestion, "_stage", stage_once)
     with pytest.raises(KeyboardInterrupt):
         ingest(config(archive, lake, chunk_images=5))
     studies, quarantine = outcomes(lake)
