@@ -22,6 +22,7 @@ from featurizers.backbones import BackboneSpec, Weights, build_untrained, get_ba
 from featurizers.crops import decode_png
 from featurizers.errors import FeaturizerError
 from featurizers.extractor import Extractor, Precision, describe_extractor
+from featurizers.radiograph import Pixels
 
 BATCH_SIZE = 32
 #: Batches that wait for the backbone: enough to hide a slow read, few enough to stay small.
@@ -30,7 +31,7 @@ BATCHES_AHEAD = 4
 KeyT = TypeVar("KeyT")
 ItemT = TypeVar("ItemT")
 
-UInt8Array = npt.NDArray[np.uint8]
+
 Float32Array = npt.NDArray[np.float32]
 
 
@@ -101,7 +102,7 @@ class Embedder:
         """Length of a vector."""
         return self._spec.feature_dim
 
-    def embed(self, images: Sequence[UInt8Array]) -> Float32Array:
+    def embed(self, images: Sequence[Pixels]) -> Float32Array:
         """Vectors of greyscale images.
 
         Args:
@@ -131,14 +132,14 @@ class Embedder:
                 failed=damaged + [keys[row] for row in np.flatnonzero(~finite)],
             )
 
-    def forward(self, batch: UInt8Array) -> Float32Array:
+    def forward(self, batch: Pixels) -> Float32Array:
         """One pass of the backbone: uint8 (batch_size, size, size) to float32 (batch_size, feature_dim)."""
         # no_grad, not inference_mode: a tensor of another mode makes a compiled backbone compile again.
         with torch.no_grad():
             pixels = torch.from_numpy(batch).to(self._device)
             return np.asarray(self._forward(pixels).cpu().numpy(), np.float32)
 
-    def _batches_of_arrays(self, images: Sequence[UInt8Array]) -> Iterator[tuple[Sequence[UInt8Array], UInt8Array]]:
+    def _batches_of_arrays(self, images: Sequence[Pixels]) -> Iterator[tuple[Sequence[Pixels], Pixels]]:
         for start in range(0, len(images), self.batch_size):
             group = images[start : start + self.batch_size]
             batch = self._empty_batch()
@@ -152,9 +153,7 @@ class Embedder:
                 batch[row] = fit(image, self._spec.input_size)
             yield group, batch
 
-    def _batches_of_pngs(
-        self, crops: Iterable[tuple[KeyT, bytes]]
-    ) -> Iterator[tuple[list[KeyT], UInt8Array, list[KeyT]]]:
+    def _batches_of_pngs(self, crops: Iterable[tuple[KeyT, bytes]]) -> Iterator[tuple[list[KeyT], Pixels, list[KeyT]]]:
         keys: list[KeyT] = []
         failed: list[KeyT] = []
         batch = self._empty_batch()
@@ -171,12 +170,12 @@ class Embedder:
         if keys or failed:
             yield keys, batch, failed
 
-    def _empty_batch(self) -> UInt8Array:
+    def _empty_batch(self) -> Pixels:
         return np.zeros((self.batch_size, self._spec.input_size, self._spec.input_size), np.uint8)
 
 
 def embed(
-    images: Sequence[UInt8Array],
+    images: Sequence[Pixels],
     backbone: str = "resnet50",
     weights: str = "imagenet",
     seed: int = 0,
@@ -198,7 +197,7 @@ def embed(
     return Embedder(backbone, loaded, device=device).embed(images)
 
 
-def fit(pixels: UInt8Array, size: int) -> UInt8Array:
+def fit(pixels: Pixels, size: int) -> Pixels:
     """`pixels` (height, width) as (size, size): bilinear with antialiasing, or as they are if they have that size."""
     if pixels.shape == (size, size):
         return pixels

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
+from featurizers.radiograph import Pixels
+
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 # The image is looked at in this many rows and columns, whatever its aspect: a squashed copy gives the same box.

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F  # noqa: N812  the name that Spark's docu
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from featurizers.crops import CropSettings, describe_crops
-from featurizers.decode import DecodeLimits
+from featurizers.radiograph import DecodeLimits
 from pipelines.config import Config, SparkConfig
 from pipelines.datasets import Dataset, claim
 from pipelines.errors import ConfigError, LakeError, SourceError

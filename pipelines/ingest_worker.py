@@ -15,8 +15,9 @@ import fsspec
 import pyarrow as pa
 
 from featurizers.crops import Crop, CropSettings, crop_lungs, encode_png
-from featurizers.decode import DecodeLimits, Radiograph, decode_radiograph
+from featurizers.decode import decode_radiograph
 from featurizers.errors import DecodeError
+from featurizers.radiograph import DecodeLimits, Radiograph
 from pipelines.tables import LABELS, PIXELS
 
 #: Seconds before a failed read is tried again.

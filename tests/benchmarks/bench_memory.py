@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from featurizers.backbones import get_backbone, load_weights
 from featurizers.crops import CropSettings, encode_png
-from featurizers.decode import DecodeLimits
 from featurizers.embedder import Embedder
+from featurizers.radiograph import DecodeLimits
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.ingest_worker import StudyReader
 from pipelines.listing import LISTING

@@ -22,8 +22,9 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
-from featurizers.decode import DecodeLimits, Radiograph, decode_radiograph
+from featurizers.decode import decode_radiograph
 from featurizers.errors import DecodeError, DecodeReason
+from featurizers.radiograph import DecodeLimits, Radiograph
 
 REAL_DICOM = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
 PYDICOM_FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").rglob("*.dcm"))

@@ -1,0 +1,73 @@
+"""What decoding gives, what it may cost, and the refusals that all formats share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from featurizers.errors import DecodeError, DecodeReason
+
+#: (rows, columns) grey values of 8 bits.
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+#: DICOM's Photometric Interpretation of indexed colour, told of an indexed PNG too.
+PALETTE = "PALETTE COLOR"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What a file may cost before it is refused.
+
+    Attributes:
+        max_pixels: most rows × columns that a header may declare.
+        max_bytes: most bytes of one file, and of a deflated DICOM data set once inflated.
+        min_side: fewest pixels of either side.
+    """
+
+    max_pixels: int = 100_000_000
+    max_bytes: int = 256 * 2**20
+    min_side: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Radiograph:
+    """One decoded image.
+
+    Attributes:
+        pixels: (rows, columns) uint8 greyscale in the sense of MONOCHROME2: dense tissue, such as bone, is bright.
+        bits: bits stored per sample in the file (DICOM's Bits Stored): 1, 8, 12, 15, 16, …
+        photometric: DICOM's Photometric Interpretation of the file, or its equivalent for JPEG and PNG: MONOCHROME2
+            for grey, RGB, CMYK, PALETTE COLOR.
+    """
+
+    pixels: Pixels
+    bits: int
+    photometric: str
+
+
+def check_size(rows: int, columns: int, limits: DecodeLimits) -> None:
+    """Refuse an image that the limits do not let through, by the size that its header declares.
+
+    Raises:
+        DecodeError: TOO_LARGE, TOO_SMALL.
+    """
+    if rows * columns > limits.max_pixels:
+        raise DecodeError(
+            DecodeReason.TOO_LARGE,
+            f"the header declares {columns} × {rows} pixels, more than the limit of {limits.max_pixels}; "
+            "raise max_pixels if the file is sound",
+        )
+    if min(rows, columns) < limits.min_side:
+        raise DecodeError(
+            DecodeReason.TOO_SMALL,
+            f"the header declares {columns} × {rows} pixels, fewer than {limits.min_side} on a side; "
+            "use the original image, not an icon of it",
+        )
+
+
+def corrupt(what: str) -> DecodeError:
+    """The error for bytes that contradict their format."""
+    return DecodeError(DecodeReason.CORRUPT_IMAGE, f"{what}; copy the file again from its source")
