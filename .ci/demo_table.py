@@ -8,7 +8,9 @@ from pathlib import Path
 def main(lake: Path, seconds: int) -> None:
     """Read the metrics of every head in `lake` and print them."""
     rows = []
-    for file in sorted(lake.glob("heads/*/*/run=*/metrics.json")):
+    # In the order of training: the baseline comes first.
+    files = sorted(lake.glob("heads/*/*/run=*/metrics.json"), key=lambda file: file.parent.name)
+    for file in files:
         task, head = file.parts[-4:-2]
         test = json.loads(file.read_text())["metrics"].get("test")
         if test:
@@ -21,7 +23,7 @@ def main(lake: Path, seconds: int) -> None:
     for task, head, n, *values in rows:
         shown = ["n/a" if value is None else f"{value:.3f}" for value in values]
         write(f"{task:12} {head:10} {n:4} {shown[0]:>9} {shown[1]:>7} {shown[2]:>9}\n")
-    write(f"\nlake         {lake}\nreports      {lake}/heads/TASK/HEAD/run=…/report.html\n")
+    write(f"\nlake         {lake}\na report     {files[-1].with_name('report.html')}\n")
     write(f"predictions  {lake}/predictions\n")
     write(f"time         {seconds // 60}:{seconds % 60:02}\n")
 

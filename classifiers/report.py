@@ -27,6 +27,12 @@ dt { font-weight: 600; } dd { margin: 0 0 .5rem; overflow-wrap: anywhere; } code
   td { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
+#: Below this many images of a class the report warns: a recall of them moves by more than 3 % with each image.
+FEW_IMAGES: Final = 30
+
+_AND_TEST: Final = ": rely on those of test"
+_AND_NO_TEST: Final = ", and there is no test split to check them on"
+
 _LIMITS: Final = """
 <p>Research use only. This head is not a medical device and is not for diagnosis, triage or any other care of
 patients.</p>
@@ -60,6 +66,7 @@ def render_report(trained: TrainedHead) -> str:
 <p class="notice"><strong>Research use only; not a medical device; not for diagnosis.</strong>
 The probabilities are not calibrated.</p>
 {_headline(trained)}
+{_provenance(trained)}
 {"".join(splits)}
 <h2>Images per class</h2>
 {_counts(trained)}
@@ -81,18 +88,31 @@ def _headline(trained: TrainedHead) -> str:
     if split is None:
         return "<p>Not evaluated: neither a val nor a test split had rows that the task answers.</p>"
     head, baseline = trained.metrics[split], trained.baseline[split]
+    fewest = min(one.support for one in head.per_class.values())
+    caution = (
+        f"<p><strong>Few images:</strong> one class has only {fewest} of them here, so another draw of patients could "
+        "give quite other figures. No intervals are computed yet.</p>"
+        if fewest < FEW_IMAGES
+        else "<p>No intervals are computed yet: another draw of patients would give somewhat other figures.</p>"
+    )
     return (
         f'<p class="headline">Balanced accuracy on {split} ({head.n} images): '
         f"<strong>{_number(head.balanced_accuracy)}</strong><br>"
-        f"majority baseline on the same images: {_number(baseline.balanced_accuracy)}</p>"
+        f"majority baseline on the same images: {_number(baseline.balanced_accuracy)}<br>"
+        f"(accuracy {_number(head.accuracy)}, majority baseline {_number(baseline.accuracy)})</p>{caution}"
     )
+
+
+def _provenance(trained: TrainedHead) -> str:
+    items = "".join(f"<li>{escape(what)}: {escape(where)}</li>\n" for what, where in trained.provenance.items())
+    return f"<ul>\n{items}</ul>" if items else ""
 
 
 def _split(trained: TrainedHead, split: str) -> str:
     head, baseline = trained.metrics[split], trained.baseline[split]
     note = (
-        "<p>Heads that stop early choose their weights on val, so these figures may be a little too good: "
-        "rely on those of test.</p>"
+        "<p>mlp and xgboost choose their weights on val, so these figures may be a little too good"
+        f"{_AND_TEST if 'test' in trained.metrics else _AND_NO_TEST}.</p>"
         if split == "val"
         else ""
     )

@@ -67,6 +67,7 @@ class TrainedHead:
         metrics: split name → evaluation of the head; splits with no answered rows are absent.
         baseline: split name → evaluation of the majority head on the same rows.
         class_counts: split name → its rows, train included.
+        provenance: where the features and labels are from, in words, for the report: what → from where.
         thresholds: the rule that turns probabilities into decisions.
         calibration: what calibrated the probabilities: nothing, so far.
 
@@ -80,6 +81,7 @@ class TrainedHead:
     metrics: Mapping[str, Evaluation]
     baseline: Mapping[str, Evaluation]
     class_counts: Mapping[str, SplitCounts]
+    provenance: Mapping[str, str] = field(default_factory=dict)
     thresholds: Thresholds = field(default_factory=Thresholds)
     calibration: Calibration = Calibration.NONE
 
@@ -156,6 +158,7 @@ class TrainedHead:
         metrics = _readable(
             {
                 "calibration": self.calibration.value,
+                "provenance": dict(self.provenance),
                 "metrics": {split: evaluation.as_dict() for split, evaluation in self.metrics.items()},
                 "baseline": {split: evaluation.as_dict() for split, evaluation in self.baseline.items()},
                 "class_counts": {split: asdict(counts) for split, counts in self.class_counts.items()},
@@ -242,6 +245,7 @@ class TrainedHead:
             metrics={split: Evaluation.from_dict(values) for split, values in results["metrics"].items()},
             baseline={split: Evaluation.from_dict(values) for split, values in results["baseline"].items()},
             class_counts={split: SplitCounts(**counts) for split, counts in results["class_counts"].items()},
+            provenance=results["provenance"],
             thresholds=Thresholds.from_dict(identity["thresholds"]),
             calibration=Calibration(identity["calibration"]),
         )

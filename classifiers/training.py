@@ -59,6 +59,7 @@ def train_head(
     val: SplitFeatures | None = None,
     test: SplitFeatures | None = None,
     params: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, str] | None = None,
 ) -> TrainedHead:
     """Fit a head on train, stop it early on val where it can be, and evaluate it on val and test beside the baseline.
 
@@ -72,6 +73,7 @@ def train_head(
         val: rows for early stopping. Their metrics are therefore a little too good: read those of test.
         test: rows that the fit never sees.
         params: the head's parameters; what is left out keeps its default.
+        provenance: where features and labels are from, in words, for the report.
 
     Raises:
         TaskError: when the task is unknown, a target is none of its class indices, or a class is missing from train.
@@ -102,6 +104,7 @@ def train_head(
         metrics={name: _evaluate(estimator, task, split) for name, split in held_out.items()},
         baseline={name: _evaluate(majority, task, split) for name, split in held_out.items()},
         class_counts=counts,
+        provenance=provenance or {},
     )
 
 

@@ -8,6 +8,7 @@ from pipelines.errors import LakeError
 from pipelines.folders import Folder
 from pipelines.lake import Lake
 
+_CALLED = {"archive": "another archive", "key_check": "another pseudonym key", "crops": "other crop rules"}
 #: How to go on where the lake remembers something else.
 _REMEDIES = {
     "archive": "give another archive another name (dataset=NAME), or, if this one has only moved, correct the file",
@@ -43,14 +44,11 @@ def claim(lake: Lake, name: str, dataset: Dataset) -> None:
         compared = ("archive", "key_check", "crops") if file == f"{name}.json" else ("crops",)
         for field in compared:
             if getattr(known, field) != getattr(dataset, field):
-                shown = (
-                    ""
-                    if field == "key_check"
-                    else f":\n  there  {getattr(known, field)}\n  here   {getattr(dataset, field)}\n "
-                )
+                secret = field == "key_check"
+                values = "" if secret else f"\n  there  {getattr(known, field)}\n  here   {getattr(dataset, field)}"
                 raise LakeError(
-                    f"data set '{file.removesuffix('.json')}' was ingested into this lake with another {field}{shown} "
-                    f"{_REMEDIES[field]} ({(folder / file).uri})."
+                    f"data set '{file.removesuffix('.json')}' was ingested into this lake with {_CALLED[field]}."
+                    f"{values}\nSo {_REMEDIES[field]} ({(folder / file).uri})."
                 )
     if f"{name}.json" not in folder.names():
         folder.write_json(f"{name}.json", asdict(dataset))

@@ -24,7 +24,7 @@ from pipelines.config import Config, SparkConfig
 from pipelines.datasets import crops_of
 from pipelines.increment import Increment, SourceFile
 from pipelines.job import JobRecord, summary_text
-from pipelines.lake import Lake
+from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.progress import clock
 from pipelines.session import scratch_folder, spark_session
 from pipelines.tables import FEATURES
@@ -35,7 +35,6 @@ COMPILE_PAYS_FROM = 3000
 ORIGINAL = 0
 #: How many damaged crops are named; all are counted.
 FAILURES_TOLD = 20
-CARD = "_extractor.json"
 
 
 class Compile(StrEnum):
@@ -124,7 +123,7 @@ def extract(config: ExtractConfig) -> JobRecord:
         if str(spark.sparkContext.master).startswith("local["):
             check_device(config.device)  # executors of a cluster check their own, when they start
         if files:
-            features.folder.write_json(CARD, _card(extractor, weights, spec.feature_dim, spec.licence))
+            features.folder.write_json(EXTRACTOR_CARD, _card(extractor, weights, spec.feature_dim, spec.licence))
             with record.time("extract"):
                 weights_file = _ship(spark, weights)
                 settings = EmbedderSettings(

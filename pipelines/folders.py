@@ -45,10 +45,11 @@ class Folder:
         folder = cls(location.rstrip("/") if "://" in location else str(Path(location).absolute()))
         try:
             folder.filesystem  # noqa: B018  looks the file system up
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, OSError) as error:
+            cause = str(error).partition("\n")[0]
             raise ConfigError(
-                f"'{location}' can't be reached: {error}. Check its spelling, or install the fsspec plug-in of "
-                "its scheme (s3fs, gcsfs, adlfs, …)."
+                f"'{location}' can't be reached: {cause}. Check its spelling, or install what its scheme needs (s3fs, "
+                "gcsfs, adlfs, …; for hdfs:// a Hadoop client and JAVA_HOME)."
             ) from error
         return folder
 

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from featurizers.crops import CropSettings, describe_crops
+from featurizers.crops import Cropper, CropSettings, describe_crops
 from featurizers.radiograph import DecodeLimits
 from pipelines.config import Config, SparkConfig
 from pipelines.datasets import Dataset, claim
@@ -27,7 +27,7 @@ from pipelines.progress import Progress, clock
 from pipelines.pseudonyms import PUBLIC_KEY, Pseudonymizer, secret_key
 from pipelines.session import spark_session
 from pipelines.sources import KermanySource, ManifestSource, Source
-from pipelines.splits import SplitFractions
+from pipelines.splits import Split, SplitFractions
 from pipelines.tables import Table
 
 #: Inputs of one Spark task: seconds of work, so that progress is seen and a lost task costs little.
@@ -77,6 +77,7 @@ class IngestConfig(SparkConfig):
     )
     crop: CropConfig = CropConfig()
     limits: LimitsConfig = LimitsConfig()
+    retry: bool = Field(False, description="read quarantined inputs again, for instance when their files were mended")
     chunk_images: int = Field(8192, gt=0, description="images per commit: what a restart repeats at most")
 
 
@@ -97,6 +98,17 @@ class Books:
                 f"and {sum(self.quarantined.values()):,} quarantined. This is a fault of Pleura or of the storage: "
                 "the chunk is in the lake as far as its runs were committed; please report it."
             )
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What a lake holds of one data set: studies by split and cropper, findings, and inputs still in quarantine."""
+
+    splits: dict[str, int]
+    croppers: dict[str, int]
+    positive: dict[str, int]
+    negative: dict[str, int]
+    quarantined: int
 
 
 def ingest(config: IngestConfig) -> JobRecord:
@@ -125,9 +137,9 @@ def ingest(config: IngestConfig) -> JobRecord:
         with record.time("ingest"), Progress("ingest", total, ingestion.done):
             for chunk in listing.chunks(config.chunk_images):
                 ingestion.ingest(chunk)
-        splits = ingestion.studies_per_split()
+        overview = ingestion.overview()
     record.write_beside(lake.studies.folder)
-    record.summary = _summary(lake, record, splits)
+    record.summary = _summary(lake, record, overview)
     return record
 
 
@@ -146,6 +158,7 @@ class _Ingestion:
     def __init__(self, spark: SparkSession, lake: Lake, config: IngestConfig, record: JobRecord) -> None:
         self._spark, self._lake, self._record = spark, lake, record
         self._dataset = config.dataset or config.source
+        self._known = (lake.studies,) if config.retry else (lake.studies, lake.quarantine)
         self._reader = StudyReader(
             Folder.at(config.archive).uri,
             DecodeLimits(**config.limits.model_dump()),
@@ -186,9 +199,9 @@ class _Ingestion:
         self._record.write_beside(self._lake.studies.folder)
 
     def _fresh(self, chunk: pa.Table) -> DataFrame:
-        """The inputs that neither table knows."""
+        """The inputs that the tables do not know."""
         listed = self._spark.createDataFrame(chunk)
-        for table in (self._lake.studies, self._lake.quarantine):
+        for table in self._known:
             known = table.read(self._spark).where(F.col("dataset") == self._dataset).select("uri")
             listed = listed.join(known, "uri", "left_anti")
         return listed.select(*LISTING.names)
@@ -263,13 +276,25 @@ class _Ingestion:
             .where("same_as is not null")
         )
 
-    def studies_per_split(self) -> dict[str, int]:
-        """How many studies of this data set the lake holds, by split."""
+    def overview(self) -> Overview:
+        """What the lake holds of this data set."""
         studies = self._lake.studies.read(self._spark).where(F.col("dataset") == self._dataset)
-        return {row["split"]: row["count"] for row in studies.groupBy("split").count().collect()}
+        quarantine = self._lake.quarantine.read(self._spark).where(F.col("dataset") == self._dataset)
+        told = studies.select(F.explode("findings").alias("finding", "value"))
+        return Overview(
+            splits=_counts(studies, "split"),
+            croppers=_counts(studies, "cropper"),
+            positive=_counts(told.where("value = 1"), "finding"),
+            negative=_counts(told.where("value = 0"), "finding"),
+            quarantined=quarantine.select("uri").distinct().join(studies, "uri", "left_anti").count(),
+        )
 
 
-def _summary(lake: Lake, record: JobRecord, splits: dict[str, int]) -> str:
+def _counts(rows: DataFrame, column: str) -> dict[str, int]:
+    return {row[column]: row["count"] for row in rows.groupBy(column).count().collect()}
+
+
+def _summary(lake: Lake, record: JobRecord, overview: Overview) -> str:
     counts, seconds = record.counts, record.timings["ingest"]
     read = counts["inputs"] - counts["known"]
     rows: dict[str, object] = {
@@ -277,10 +302,18 @@ def _summary(lake: Lake, record: JobRecord, splits: dict[str, int]) -> str:
         "known from before": counts["known"],
         "new studies": counts["studies"],
         **{name: number for name, number in counts.items() if name.startswith("quarantine: ")},
-        "time": f"{clock(seconds)} ({read / seconds:,.1f} images/s)",
-        "studies by split": ", ".join(
-            f"{name} {splits[name]:,}" for name in ("train", "val", "test") if name in splits
+        "time": f"{clock(seconds)} ({read / seconds:,.1f} images/s)" if read else "nothing new to read",
+        "": "",
+        "studies of this data set": ", ".join(
+            f"{name} {overview.splits[name]:,}" for name in Split if name in overview.splits
         ),
+        "lungs not found": f"{overview.croppers.get(Cropper.WHOLE_IMAGE, 0):,} of them, kept as whole images",
+        "findings +/-": ", ".join(
+            f"{name} {overview.positive.get(name, 0):,}/{overview.negative.get(name, 0):,}"
+            for name in sorted({*overview.positive, *overview.negative})
+        ),
+        "in quarantine": f"{overview.quarantined:,}"
+        + ("; retry=true reads them again" if overview.quarantined else ""),
         "lake": lake.folder.uri,
     }
     return summary_text("Ingested studies", rows)

@@ -109,6 +109,10 @@ def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callab
         sys.stdout.write(f"{help_requested}\n")
     except USER_ERRORS as error:
         _leave_with(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _leave_with(f"{error.strerror}: '{error.filename}'. Check the path and its permissions.")
     except PythonException as error:
         if message := told_by_executor(str(error)):
             _leave_with(message)

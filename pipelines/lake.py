@@ -11,6 +11,8 @@ from pipelines.tables import FEATURES, PREDICTIONS, QUARANTINE, STUDIES, Table
 
 GLOB_CHARACTERS = "{}[]*?\\"
 STAGING_PREFIX = "_staging-"
+#: In a folder of features: what extractor they are of.
+EXTRACTOR_CARD = "_extractor.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Lake:
     def create(cls, location: str) -> Lake:
         """The lake at a path or URI, made if it is not there."""
         lake = cls.at(location)
+        if lake.folder.filesystem.isfile(lake.folder.path):
+            raise LakeError(f"lake='{location}' is a file. Name a folder, new or old.")
         lake.folder.filesystem.makedirs(lake.folder.path, exist_ok=True)
         return lake
 

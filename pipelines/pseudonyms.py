@@ -83,11 +83,13 @@ def secret_key(key_file: str | None) -> bytes:
     else:
         key = os.environ.get(KEY_VARIABLE, "").strip().encode()
         where = f"the environment variable {KEY_VARIABLE}"
+    if not key and key_file:
+        raise ConfigError(f"pseudonym_key_file: '{key_file}' is empty.")
     if not key:
         raise ConfigError(
             "this source holds patients' identifiers, so their pseudonyms need a secret key, and none is set.\n"
             "Make one and keep it outside the lake:\n"
-            "  python -c 'import secrets; print(secrets.token_hex(32))' > pseudonym.key\n"
+            "  (umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > pseudonym.key)\n"
             f"then give pseudonym_key_file=pseudonym.key, or put its content into {KEY_VARIABLE}."
         )
     if len(key) < MIN_KEY_BYTES:

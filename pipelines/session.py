@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from pipelines.errors import ConfigError
@@ -110,7 +112,14 @@ def _start(name: str, master: str | None, *, whole_executor_per_task: bool) -> S
     for key, value in settings.items():
         if not given.contains(key):
             builder = builder.config(key, value)
-    session = builder.getOrCreate()
+    try:
+        session = builder.getOrCreate()
+    except (Py4JError, PySparkException) as error:
+        cause = next((line for line in str(error).splitlines() if "Exception" in line), str(error))
+        raise ConfigError(
+            f"Spark can't be started on master {master or given.get('spark.master', 'local[*]')}: {cause.strip()}. "
+            "Check master=… (local[*], spark://HOST:7077, yarn, k8s://…)."
+        ) from error
     session.sparkContext.setLogLevel("ERROR")
     return session
 

@@ -14,14 +14,15 @@ from pydantic import Field
 
 from classifiers.heads import HEADS, make_head
 from classifiers.metrics import Evaluation
-from classifiers.tasks import TASKS, get_task
+from classifiers.tasks import TASKS, Task, get_task
 from classifiers.trained import TrainedHead
 from classifiers.training import SplitFeatures, train_head
+from pipelines import __version__
 from pipelines.config import LakeConfig
 from pipelines.errors import LakeError
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text
-from pipelines.lake import Lake
+from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.progress import clock
 from pipelines.splits import Split
 
@@ -49,12 +50,14 @@ class LabelledFeatures:
         findings: n maps of finding to 1, 0, -1.
         splits: n names of splits.
         without_features: studies that have no vector yet.
+        images: how many images and patients of which data set, in words.
     """
 
     features: npt.NDArray[np.float32]
     findings: list[Mapping[str, int]]
     splits: npt.NDArray[np.str_]
     without_features: int
+    images: str
 
     def split(self, name: Split, targets: npt.NDArray[np.int64]) -> SplitFeatures | None:
         """The rows of one split; None when it has none."""
@@ -76,6 +79,7 @@ def train(config: TrainConfig) -> JobRecord:
     record = JobRecord("train_head", config)
     with record.time("read"):
         labelled = read_labelled(lake, extractor)
+    _check_findings(task, labelled)
     targets = task.targets(labelled.findings)
     splits = {name: labelled.split(name, targets) for name in Split}
     train_rows = splits[Split.TRAIN]
@@ -92,6 +96,11 @@ def train(config: TrainConfig) -> JobRecord:
             val=splits[Split.VAL],
             test=splits[Split.TEST],
             params=config.params,
+            provenance={
+                "Images": labelled.images,
+                "Features": _describe_features(lake, extractor),
+                "Trained": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
+            },
         )
     record.count("features", len(labelled.features))
     record.count("studies without features", labelled.without_features)
@@ -106,13 +115,27 @@ def train(config: TrainConfig) -> JobRecord:
     return record
 
 
+def _check_findings(task: Task, labelled: LabelledFeatures) -> None:
+    there = {name for findings in labelled.findings for name in findings}
+    if missing := [name for name in task.classes if name not in there]:
+        raise LakeError(
+            f"task '{task.name}' needs findings that this lake does not have: {', '.join(missing)}. It has: "
+            f"{', '.join(sorted(there)) or 'none'}. Check how the label file spells them."
+        )
+
+
+def _describe_features(lake: Lake, extractor: str) -> str:
+    card = lake.features(extractor).folder.read_json(EXTRACTOR_CARD)
+    return f"{card['backbone']} {card['precision']}, weights {card['weights']}"
+
+
 def read_labelled(lake: Lake, extractor: str) -> LabelledFeatures:
     """All vectors of one extractor with their findings and splits, joined on image_id.
 
     Raises:
         LakeError: if features belong to no study.
     """
-    studies = lake.studies.to_arrow(["image_id", "findings", "split"])
+    studies = lake.studies.to_arrow(["image_id", "findings", "split", "dataset", "patient_key"])
     vectors = lake.features(extractor).to_arrow(["image_id", "features"])
     rows = pc.index_in(vectors["image_id"], value_set=studies["image_id"].combine_chunks())
     if rows.null_count:
@@ -126,6 +149,12 @@ def read_labelled(lake: Lake, extractor: str) -> LabelledFeatures:
         findings=[dict(pairs) for pairs in matched["findings"].to_pylist()],
         splits=matched["split"].to_numpy(zero_copy_only=False).astype(np.str_),
         without_features=studies.num_rows - pc.count_distinct(rows).as_py(),
+        images="; ".join(
+            f"{row['dataset']}, {row['image_id_count']:,} images of {row['patient_key_count_distinct']:,} patients"
+            for row in matched.group_by("dataset")
+            .aggregate([("image_id", "count"), ("patient_key", "count_distinct")])
+            .to_pylist()
+        ),
     )
 
 

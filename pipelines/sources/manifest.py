@@ -67,7 +67,7 @@ class ManifestSource:
         for start, frame in self._frames():
             rows = start + len(frame)
             mistakes += _mistakes(frame, start, self._findings)
-            if len(mistakes) >= MAX_MISTAKES:
+            if mistakes:
                 break
             paths.append(pd.util.hash_array(frame["path"].to_numpy(dtype=object)))
             if "split" in frame:
@@ -76,7 +76,7 @@ class ManifestSource:
             listing = "\n".join(f"  {mistake}" for mistake in mistakes[:MAX_MISTAKES])
             raise SourceError(
                 f"the manifest '{self._name}' has cells that can't be read (the header is row 1):\n{listing}\n"
-                "Mend them, or leave a cell blank where nothing is known."
+                "Mend them (later rows may hold more), or leave a cell blank where nothing is known."
             )
         self._check_one_row_per_path(np.concatenate(paths) if paths else seen)
         self._check_one_split_per_patient(seen)
@@ -253,11 +253,13 @@ def _mistakes(frame: pd.DataFrame, start: int, findings: list[str]) -> Iterator[
     for name in findings:
         rules[name] = (
             frame[name].isin(["", *_FINDING_VALUES]),
-            f"must be 1, 0, -1 or blank, as every column does that is not one of {', '.join(REQUIRED + OPTIONAL)}",
+            "is taken for a finding, so must be 1, 0, -1 or blank; leave the column out if it is none",
         )
     for name, (is_right, rule) in rules.items():
-        for index in np.flatnonzero(~is_right.to_numpy(dtype=bool))[:MAX_MISTAKES]:
-            yield f"row {start + int(index) + 2}, column '{name}': {rule}"
+        wrong = np.flatnonzero(~is_right.to_numpy(dtype=bool)) + start + 2
+        if wrong.size:
+            more = f" and {wrong.size - 1:,} more" if wrong.size > 1 else ""
+            yield f"row {wrong[0]}{more}, column '{name}': {rule}"
 
 
 def _is_inside(path: str) -> bool:

@@ -220,6 +220,26 @@ def test_a_killed_ingest_goes_on_and_leaves_nothing_half_done(
     assert not list(lake.glob("_staging*"))
 
 
+def test_mended_files_are_read_again_when_asked(archive: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    ingest(config(archive, lake))
+    before = set(outcomes(lake)[0]["uri"])
+    (archive / "truncated.jpeg").write_bytes(encoded("L", "JPEG", PIXELS[::-1]))
+    unasked = ingest(config(archive, lake))
+    assert set(outcomes(lake)[0]["uri"]) == before
+    quarantined = sum(reason is not None for _, reason in INPUTS.values()) + 1
+    assert f"{quarantined}; retry=true" in str(unasked)
+    asked = ingest(config(archive, lake, retry=True))
+    assert set(outcomes(lake)[0]["uri"]) == before | {"truncated.jpeg"}
+    assert f"{quarantined - 1}; retry=true" in str(asked)
+
+
+def test_the_summary_tells_the_findings_that_were_taken(archive: Path, tmp_path: Path) -> None:
+    summary = str(ingest(config(archive, tmp_path / "lake")))
+    studies = len(outcomes(tmp_path / "lake")[0])
+    assert f"Mass {studies}/0" in summary
+
+
 def test_a_lost_row_is_noticed(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append = Table.append
     monkeypatch.setattr(Table, "append", lambda table, rows: append(table, rows.limit(rows.count() - 1)))

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
+from classifiers import tasks
 from classifiers.errors import HeadError, TaskError
 from classifiers.heads import HEADS
+from pipelines import train as train_module
 from pipelines.errors import LakeError
 from pipelines.extract import BackboneConfig, ExtractConfig, extract
 from pipelines.lake import Lake
@@ -102,6 +104,24 @@ def test_without_features_the_next_step_is_told(ingested_lake: Path, tmp_path: P
     shutil.copytree(ingested_lake, bare, ignore=shutil.ignore_patterns("features", "heads", "predictions"))
     with pytest.raises(LakeError, match="extract_features"):
         train(config(bare))
+
+
+def test_findings_that_the_lake_does_not_have_are_told_with_those_it_has(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tasks.Task("lumps", ("normal", "Mass"))
+    monkeypatch.setattr(train_module, "get_task", lambda name: task)
+    with pytest.raises(LakeError, match=r"Mass\. It has: bacterial, normal, pneumonia, viral"):
+        train(config(lake, task="lumps"))
+
+
+def test_a_report_says_what_it_stands_on(lake: Path) -> None:
+    train(config(lake))
+    (report,) = lake.glob("heads/three_class/logistic/run=*/report.html")
+    text = report.read_text()
+    assert "weights random (seed 0), untrained" in text
+    assert "kermany, 90 images of " in text
+    assert "Few images" in text
 
 
 def test_features_without_a_study_are_told(lake: Path, spark: SparkSession) -> None:
