@@ -12,16 +12,14 @@ import argparse
 import hashlib
 import itertools
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import _root  # noqa: F401
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from featurizers.backbones import get_backbone, load_weights
 from featurizers.crops import decode_png, encode_png

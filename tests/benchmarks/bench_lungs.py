@@ -17,6 +17,7 @@ from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
+import _root  # noqa: F401
 import numpy as np
 import numpy.typing as npt
 from PIL import Image

@@ -20,11 +20,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import _root  # noqa: F401
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from featurizers.backbones import get_backbone, load_weights
 from featurizers.crops import CropSettings, encode_png

@@ -1,12 +1,14 @@
 """Draws docs/phantoms.png, every finding that phantoms show, and measures how fast phantoms are drawn on one core.
 
-Run from the repository's root: `PYTHONPATH=. python tests/benchmarks/phantom_sheet.py`.
+Run: `python tests/benchmarks/phantom_sheet.py`.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+
+import _root  # noqa: F401
 
 from featurizers.phantoms import contact_sheet, draw_phantom
 
