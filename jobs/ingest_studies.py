@@ -2,6 +2,9 @@
 
 Only images that the lake does not know yet are read, so the same command serves every night.
 
+A manifest has the columns path and patient_id, optionally study_id, view (PA, AP, LATERAL), sex (M, F, O), age (years)
+and split (train, val, test); every other column is a finding: 1, 0, -1 uncertain, blank not mentioned.
+
 examples:
   spark-submit jobs/ingest_studies.py source=kermany archive=/data/kermany lake=/data/lake
   spark-submit jobs/ingest_studies.py source=manifest archive=/data/pacs lake=/data/lake pseudonym_key_file=pleura.key
