@@ -111,6 +111,20 @@ def test_a_killed_extraction_goes_on_where_it_was(
         np.testing.assert_array_equal(whole[image_id], vector)
 
 
+def test_executors_of_their_own_give_the_same_vectors(lake: Path, extracted_lake: Path) -> None:
+    """Two executor processes with one thread each, against one process with two threads."""
+    split_studies(lake)
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(root / "jobs/extract_features.py"), f"lake={lake}", "backbone.weights=random"]
+    done = subprocess.run([*command, "master=local-cluster[2,1,1024]"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected, found = vectors(extracted_lake), vectors(lake)
+    assert set(found) == set(expected)
+    for image_id, vector in expected.items():
+        # bf16: threads may add in another order; a hundredth of a vector's length is far above that.
+        assert np.linalg.norm(found[image_id] - vector) <= 0.01 * np.linalg.norm(vector)
+
+
 def test_images_missing_from_a_file_that_is_half_done_are_extracted(lake: Path, spark: SparkSession) -> None:
     extract(config(lake))
     there = Lake.open(str(lake))
