@@ -311,7 +311,8 @@ def _summary(lake: Lake, record: JobRecord, overview: Overview) -> str:
         "findings +/-": ", ".join(
             f"{name} {overview.positive.get(name, 0):,}/{overview.negative.get(name, 0):,}"
             for name in sorted({*overview.positive, *overview.negative})
-        ),
+        )
+        or "none",
         "in quarantine": f"{overview.quarantined:,}"
         + ("; retry=true reads them again" if overview.quarantined else ""),
         "lake": lake.folder.uri,

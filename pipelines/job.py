@@ -146,5 +146,5 @@ def summary_text(title: str, rows: Mapping[str, object]) -> str:
     lines = ["", title, "─" * len(title)]
     for name, value in rows.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
-        lines.append(f"{name.ljust(width)}  {shown}")
+        lines.append(f"{name.ljust(width)}  {shown}".rstrip())
     return "\n".join(lines)
