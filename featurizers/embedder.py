@@ -21,7 +21,7 @@ from torch.fx.experimental.optimization import fuse
 from featurizers.backbones import BackboneSpec, Weights, build_untrained, get_backbone, load_weights
 from featurizers.crops import decode_png
 from featurizers.errors import FeaturizerError
-from featurizers.extractor import Extractor, Precision, describe_extractor
+from featurizers.extractor import UNKNOWN_CROPS, Extractor, Precision, describe_extractor
 from featurizers.radiograph import Pixels
 
 BATCH_SIZE = 32
@@ -76,7 +76,7 @@ class Embedder:
         weights: Weights,
         *,
         precision: Precision = Precision.BF16,
-        crops: str = "unknown",
+        crops: str = UNKNOWN_CROPS,
         device: str = "cpu",
         threads: int | None = None,
         batch_size: int = BATCH_SIZE,

@@ -11,6 +11,8 @@ from featurizers.backbones import Weights, get_backbone
 
 #: Changes whenever the code would give other features for the same settings.
 FORMAT_VERSION = 1
+#: Crops that nobody has told how they were made.
+UNKNOWN_CROPS = "unknown"
 
 
 class Precision(StrEnum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from featurizers.extractor import UNKNOWN_CROPS
 from pipelines.errors import LakeError
-from pipelines.folders import Folder
 from pipelines.lake import Lake
 
 _CALLED = {"archive": "another archive", "key_check": "another pseudonym key", "crops": "other crop rules"}
@@ -56,11 +56,5 @@ def claim(lake: Lake, name: str, dataset: Dataset) -> None:
 
 def crops_of(lake: Lake) -> str:
     """How the crops in a lake were made; claim keeps it the same for all its data sets."""
-    folder: Folder = lake.datasets
-    for file in folder.names():
-        return Dataset(**folder.read_json(file)).crops
-    return UNKNOWN_CROPS
-
-
-#: Crops that no ingest of ours made.
-UNKNOWN_CROPS = "unknown"
+    files = lake.datasets.names()
+    return Dataset(**lake.datasets.read_json(files[0])).crops if files else UNKNOWN_CROPS

@@ -325,23 +325,26 @@ def test_the_producers_error_is_raised_behind_the_items_before_it() -> None:
     assert readers() == []
 
 
-def test_a_consumer_that_stops_early_ends_the_reading() -> None:
+class Endless(Iterator[int]):
+    """1, 2, 3 …, counting how many were pulled."""
+
     pulled = 0
 
-    def items() -> Iterator[int]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield pulled
+    def __next__(self) -> int:
+        self.pulled += 1
+        return self.pulled
 
-    ahead = read_ahead(items(), 3)
+
+def test_a_consumer_that_stops_early_ends_the_reading() -> None:
+    items = Endless()
+    ahead = read_ahead(items, 3)
     assert next(ahead) == 1
     assert len(readers()) == 1
     ahead.close()  # type: ignore[attr-defined]
     assert readers() == []
-    stopped_at = pulled
+    stopped_at = items.pulled
     time.sleep(0.05)
-    assert pulled == stopped_at
+    assert items.pulled == stopped_at
 
 
 def test_an_error_of_the_consumer_ends_the_reading() -> None:
@@ -353,20 +356,13 @@ def test_an_error_of_the_consumer_ends_the_reading() -> None:
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_reading_stays_at_most_depth_items_ahead(depth: int) -> None:
-    pulled = 0
-
-    def items() -> Iterator[int]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield pulled
-
-    ahead = read_ahead(items(), depth)
+    items = Endless()
+    ahead = read_ahead(items, depth)
     for taken in range(1, 4):
         next(ahead)
         # Time enough to run away.
         time.sleep(0.1)
-        assert pulled <= taken + depth
+        assert items.pulled <= taken + depth
     ahead.close()  # type: ignore[attr-defined]
 
 
