@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from featurizers.dicom import DICOM_MAGIC, DICOM_MAGIC_OFFSET, dicom_to_radiograph, is_bare_dicom
-from featurizers.errors import DecodeError, DecodeReason
+from featurizers.errors import DecodeError
 from featurizers.radiograph import DecodeLimits, Radiograph
 from featurizers.raster import JPEG_MAGIC, PNG_MAGIC, jpeg_to_radiograph, png_to_radiograph
+from featurizers.reasons import Reason
 
 # What people put into archives by mistake, so that the message can name it.
 _OTHER_FORMATS = (
@@ -57,10 +58,10 @@ def decode_radiograph(data: bytes, limits: DecodeLimits = _DEFAULT_LIMITS) -> Ra
         DecodeError: whatever is wrong with the bytes; no other exception leaves this function because of them.
     """
     if not data:
-        raise DecodeError(DecodeReason.EMPTY_FILE, "the file has 0 bytes; copy it again from its source")
+        raise DecodeError(Reason.EMPTY_FILE, "the file has 0 bytes; copy it again from its source")
     if len(data) > limits.max_bytes:
         raise DecodeError(
-            DecodeReason.TOO_LARGE,
+            Reason.TOO_LARGE,
             f"the file has {len(data)} bytes, more than the limit of {limits.max_bytes}; "
             "raise max_bytes if the file is sound",
         )
@@ -77,12 +78,12 @@ def decode_radiograph(data: bytes, limits: DecodeLimits = _DEFAULT_LIMITS) -> Ra
     except Exception as error:
         # The exception's own text may quote values of the file, a patient's among them: only its class is told.
         raise DecodeError(
-            DecodeReason.CORRUPT_IMAGE,
+            Reason.CORRUPT_IMAGE,
             f"the decoder gave up with {type(error).__name__}; the file is damaged, copy it again from its source",
         ) from None
     found = next((name for magic, name in _OTHER_FORMATS if data.startswith(magic)), "something else")
     raise DecodeError(
-        DecodeReason.NOT_AN_IMAGE,
+        Reason.NOT_AN_IMAGE,
         f"expected JPEG, PNG or DICOM, found {found} (first bytes {data[:4].hex(' ')}); convert it or leave it out",
     )
 

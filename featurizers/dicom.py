@@ -20,9 +20,10 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
 from featurizers.dicom_frames import PLUGINS, stored_pixels, unsupported
-from featurizers.errors import DecodeError, DecodeReason
+from featurizers.errors import DecodeError
 from featurizers.greyscale import Values, fraction, histogram, robust_range, to_uint8
 from featurizers.radiograph import PALETTE, DecodeLimits, Pixels, Radiograph, check_size, corrupt
+from featurizers.reasons import Reason
 
 DICOM_MAGIC, DICOM_MAGIC_OFFSET = b"DICM", 128
 
@@ -98,7 +99,7 @@ def dicom_to_radiograph(data: bytes, limits: DecodeLimits) -> Radiograph:
     ds = pydicom.dcmread(BytesIO(data), force=True, specific_tags=list(_DICOM_KEYWORDS))
     if "PixelData" not in ds:
         raise DecodeError(
-            DecodeReason.NO_PIXEL_DATA,
+            Reason.NO_PIXEL_DATA,
             "the DICOM data set has no Pixel Data: it is a report, a directory or a stripped copy; leave it out",
         )
     rows, columns, bits = int(ds.Rows), int(ds.Columns), int(ds.BitsStored)
@@ -130,7 +131,7 @@ def _check_inflated_size(data: bytes, limits: DecodeLimits) -> None:
         rest = inflater.unconsumed_tail
         if total > limits.max_bytes:
             raise DecodeError(
-                DecodeReason.TOO_LARGE,
+                Reason.TOO_LARGE,
                 f"the deflated data set inflates to more than the limit of {limits.max_bytes} bytes; "
                 "raise max_bytes if the file is sound",
             )

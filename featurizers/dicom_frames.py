@@ -30,9 +30,10 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.utils import pixel_array
 
-from featurizers.errors import DecodeError, DecodeReason
+from featurizers.errors import DecodeError
 from featurizers.radiograph import corrupt
 from featurizers.raster import check_jpeg_end, jpeg_header
+from featurizers.reasons import Reason
 
 #: pydicom's decoding plug-in of each transfer syntax that is read; none for what is not compressed.
 PLUGINS = {
@@ -63,7 +64,7 @@ _CHILD_SECONDS = 60
 
 def unsupported(what: str, remedy: str) -> DecodeError:
     """The error for a sound DICOM file of a kind that is not read."""
-    return DecodeError(DecodeReason.UNSUPPORTED_DICOM, f"{what}; {remedy}")
+    return DecodeError(Reason.UNSUPPORTED_DICOM, f"{what}; {remedy}")
 
 
 def stored_pixels(ds: Dataset) -> npt.NDArray[np.integer]:

@@ -8,7 +8,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from featurizers.errors import DecodeError, DecodeReason
+from featurizers.errors import DecodeError
+from featurizers.reasons import Reason
 
 #: (rows, columns) grey values of 8 bits.
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -56,13 +57,13 @@ def check_size(rows: int, columns: int, limits: DecodeLimits) -> None:
     """
     if rows * columns > limits.max_pixels:
         raise DecodeError(
-            DecodeReason.TOO_LARGE,
+            Reason.TOO_LARGE,
             f"the header declares {columns} × {rows} pixels, more than the limit of {limits.max_pixels}; "
             "raise max_pixels if the file is sound",
         )
     if min(rows, columns) < limits.min_side:
         raise DecodeError(
-            DecodeReason.TOO_SMALL,
+            Reason.TOO_SMALL,
             f"the header declares {columns} × {rows} pixels, fewer than {limits.min_side} on a side; "
             "use the original image, not an icon of it",
         )
@@ -70,4 +71,4 @@ def check_size(rows: int, columns: int, limits: DecodeLimits) -> None:
 
 def corrupt(what: str) -> DecodeError:
     """The error for bytes that contradict their format."""
-    return DecodeError(DecodeReason.CORRUPT_IMAGE, f"{what}; copy the file again from its source")
+    return DecodeError(Reason.CORRUPT_IMAGE, f"{what}; copy the file again from its source")

@@ -15,11 +15,12 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from featurizers.crops import Cropper, CropSettings, describe_crops
 from featurizers.radiograph import DecodeLimits
+from featurizers.reasons import Reason
 from pipelines.config import Config, SparkConfig
 from pipelines.datasets import Dataset, claim
 from pipelines.errors import ConfigError, LakeError, SourceError
 from pipelines.folders import Folder
-from pipelines.ingest_worker import STAGED, FileReason, StudyReader
+from pipelines.ingest_worker import STAGED, StudyReader
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
 from pipelines.listing import LISTING, Listing
@@ -241,7 +242,7 @@ class _Ingestion:
         if has_twins:
             detail = F.concat(F.lit("same bytes as "), "same_as", position)
             duplicates = staged.join(F.broadcast(twins), "position").select(
-                "uri", "dataset", F.lit(str(FileReason.DUPLICATE)).alias("reason"), detail.alias("detail")
+                "uri", "dataset", F.lit(str(Reason.DUPLICATE)).alias("reason"), detail.alias("detail")
             )
             rejected = rejected.unionByName(duplicates)
             accepted = accepted.join(F.broadcast(twins), "position", "left_anti")

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,11 @@ from featurizers.crops import Crop, CropSettings, crop_lungs, encode_png
 from featurizers.decode import decode_radiograph
 from featurizers.errors import DecodeError
 from featurizers.radiograph import DecodeLimits, Radiograph
+from featurizers.reasons import Reason
 from pipelines.tables import LABELS, PIXELS
 
 #: Seconds before a failed read is tried again.
 RETRY_PAUSES = (0.5, 2.0)
-
-
-class FileReason(StrEnum):
-    """Quarantine reasons that lie with the file rather than with its pixels (those are DecodeReason)."""
-
-    MISSING_FILE = "missing_file"
-    UNREADABLE_FILE = "unreadable_file"
-    DUPLICATE = "duplicate"
-    PROCESSING_FAILED = "processing_failed"
 
 
 #: What comes of an input: labels and pixels, or a reason.
@@ -74,10 +65,10 @@ class StudyReader:
         try:
             content = self._fetch(filesystem, f"{root}/{path}")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return listed | {"reason": FileReason.MISSING_FILE, "detail": "no such file in the archive"}
+            return listed | {"reason": Reason.MISSING_FILE, "detail": "no such file in the archive"}
         except OSError as error:
             # The message of the error names the path, which may carry an identifier.
-            return listed | {"reason": FileReason.UNREADABLE_FILE, "detail": f"reading failed: {type(error).__name__}"}
+            return listed | {"reason": Reason.UNREADABLE_FILE, "detail": f"reading failed: {type(error).__name__}"}
         listed["image_id"] = hashlib.sha256(content).hexdigest()
         try:
             radiograph = decode_radiograph(content, self.limits)
@@ -89,7 +80,7 @@ class StudyReader:
             detail = (
                 f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}; please report it with the file"
             )
-            return listed | {"reason": FileReason.PROCESSING_FAILED, "detail": detail}
+            return listed | {"reason": Reason.PROCESSING_FAILED, "detail": detail}
 
     def _fetch(self, filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
         """A file's bytes, but never more than the limit and one: decoding refuses those."""

@@ -18,7 +18,8 @@ ROWS_PER_FILE = 2048
 
 _BOX = [("left", pa.float64()), ("top", pa.float64()), ("right", pa.float64()), ("bottom", pa.float64())]
 
-#: Columns of `studies` that the source tells, before any pixel is read.
+#: Columns of `studies` that the source tells, before any pixel is read. `stamp` is a keyed digest of the file's path,
+#: size and time: what tells an input that is known from a new one without reading it.
 LABELS = pa.schema(
     [
         ("dataset", pa.string()),
@@ -31,10 +32,11 @@ LABELS = pa.schema(
         ("findings", pa.map_(pa.string(), pa.int8())),
         ("boxes", pa.list_(pa.struct([("finding", pa.string()), *_BOX]))),
         ("split", pa.string()),
+        ("stamp", pa.string()),
     ]
 )
 
-#: Columns of `studies` that the pixels tell.
+#: Columns of `studies` that the file tells. `pixel_spacing` is DICOM's: millimetres between rows, between columns.
 PIXELS = pa.schema(
     [
         ("crop", pa.binary()),
@@ -45,14 +47,24 @@ PIXELS = pa.schema(
         ("height", pa.int32()),
         ("bits", pa.int32()),
         ("photometric", pa.string()),
+        ("pixel_spacing", pa.list_(pa.float32())),
     ]
 )
 
 STUDIES = pa.schema([pa.field("image_id", pa.string()), *LABELS, *PIXELS])
 
 QUARANTINE = pa.schema(
-    [("uri", pa.string()), ("dataset", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    [
+        ("uri", pa.string()),
+        ("dataset", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("stamp", pa.string()),
+    ]
 )
+
+#: Inputs that were written anew with the same bytes: the stamps under which they are known too.
+RESTAMPED = pa.schema([("dataset", pa.string()), ("stamp", pa.string())])
 
 FEATURES = pa.schema([("image_id", pa.string()), ("variant", pa.int32()), ("features", pa.list_(pa.float32()))])
 

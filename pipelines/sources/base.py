@@ -6,10 +6,36 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from featurizers.reasons import Reason
 from pipelines.splits import Split
 
 #: Values of a finding in `studies.findings`.
 POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
+#: The three values of `studies.view`; None where nothing tells it.
+PA, AP, LATERAL = "PA", "AP", "LATERAL"
+#: How many missing images a source names.
+NAMES_TOLD = 20
+
+
+@dataclass(frozen=True)
+class FindingBox:
+    """A box that somebody drew around a finding, as fractions of the image: left and right of its width, top and
+    bottom of its height."""
+
+    finding: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an input can't become a study, known from names and labels alone."""
+
+    reason: Reason
+    detail: str
+    """What a person needs to mend it; holds no identifier."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +44,40 @@ class StudyRecord:
 
     path: str
     """Where the file lies, relative to the archive's root, with forward slashes."""
-    patient_id: str
+    patient_id: str | None
+    """None where only the file itself tells (DICOM), or where it is rejected for that nobody tells."""
     findings: Mapping[str, int]
     """Finding → 1 positive, 0 negative, -1 uncertain; absent: not mentioned."""
+    boxes: tuple[FindingBox, ...] = ()
     study_id: str | None = None
     view: str | None = None
     sex: str | None = None
+    """M, F or O."""
     age_years: float | None = None
     split: Split | None = None
     """The official split; None lets the patient's hash decide."""
+    version: str = ""
+    """What the archive's listing tells of the file's size and time; see `archives.ArchiveFile.version`."""
+    row: int | None = None
+    """Number of its row in the label file, the first one below the header being 1."""
+    rejection: Rejection | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an archive holds, as far as names and label files tell.
+
+    Attributes:
+        records: how many records `Source.records` will give.
+        label_rows: rows of the label files, all of which were parsed.
+        missing: label rows whose image is not in the archive.
+        missing_names: the first of those, at most `NAMES_TOLD`; holds no identifier (rows, where names might).
+    """
+
+    records: int
+    label_rows: int = 0
+    missing: int = 0
+    missing_names: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -37,14 +88,11 @@ class Source(Protocol):
         """Whether its identifiers are public pseudonyms already, so that no secret key is needed."""
 
     @property
-    def has_official_test(self) -> bool:
-        """Whether test is official, so that the patients' hash divides only train and val."""
+    def official_splits(self) -> frozenset[Split]:
+        """The splits that the data set itself defines, so that the patients' hash must not cut them off train."""
 
-    def check(self) -> int:
-        """Look for every mistake that can be found without reading an image.
-
-        Returns:
-            The number of images that `records` will give.
+    def check(self) -> Contents:
+        """Look for every mistake that can be found without reading an image; called once, before `records`.
 
         Raises:
             SourceError: naming the mistakes and their remedy, never an identifier.

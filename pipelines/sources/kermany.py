@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipelines.archives import walk
 from pipelines.errors import SourceError
 from pipelines.folders import Folder
-from pipelines.sources.base import NEGATIVE, POSITIVE, StudyRecord
+from pipelines.sources.base import NEGATIVE, POSITIVE, Contents, StudyRecord
 from pipelines.splits import Split
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -40,42 +41,35 @@ class KermanySource:
         return True
 
     @property
-    def has_official_test(self) -> bool:
-        """True even where the test folder is missing: then there is no test, and train is not cut for one."""
-        return True
+    def official_splits(self) -> frozenset[Split]:
+        """Test, even where its folder is missing: then there is no test, and train is not cut for one."""
+        return frozenset({Split.TEST})
 
-    def check(self) -> int:
-        """The number of files in the class folders."""
-        count = sum(len(self._names(folder)) for _, _, folder in self._class_folders())
+    def check(self) -> Contents:
+        """Count the files in the class folders."""
+        count = sum(1 for _ in self.records())
         if not count:
             raise SourceError(
                 f"'{self.archive.uri}' does not look like Kermany's set: expected images in train/NORMAL and "
                 "train/PNEUMONIA (and test/…), directly or under chest_xray/. Check archive=…"
             )
-        return count
+        return Contents(records=count)
 
     def records(self) -> Iterator[StudyRecord]:
         """All files, part by part and class by class, by name."""
-        for part, label, folder in self._class_folders():
-            for name in self._names(folder):
-                patient, findings = describe(label, name)
-                is_test = part is Split.TEST
-                yield StudyRecord(
-                    path=f"{folder}/{name}",
-                    patient_id=f"{'test' if is_test else 'train'}/{patient}",
-                    findings=findings,
-                    split=Split.TEST if is_test else None,
-                )
-
-    def _class_folders(self) -> Iterator[tuple[Split, str, str]]:
         root = next((root for root in ROOTS if (self.archive / f"{root}train").exists()), "")
         for part in Split:
             for label in CLASSES:
-                yield part, label, f"{root}{part}/{label}"
-
-    def _names(self, folder: str) -> list[str]:
-        # Hidden files are what file managers leave behind, not inputs.
-        return [name for name in (self.archive / folder).names() if not name.startswith(".")]
+                for file in walk(self.archive, f"{root}{part}/{label}"):
+                    patient, findings = describe(label, file.name)
+                    is_test = part is Split.TEST
+                    yield StudyRecord(
+                        path=file.path,
+                        patient_id=f"{'test' if is_test else 'train'}/{patient}",
+                        findings=findings,
+                        split=Split.TEST if is_test else None,
+                        version=file.version,
+                    )
 
 
 def describe(label: str, name: str) -> tuple[str, dict[str, int]]:

@@ -23,8 +23,9 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from featurizers.decode import decode_radiograph
-from featurizers.errors import DecodeError, DecodeReason
+from featurizers.errors import DecodeError
 from featurizers.radiograph import DecodeLimits, Radiograph
+from featurizers.reasons import Reason
 
 REAL_DICOM = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
 PYDICOM_FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").rglob("*.dcm"))
@@ -88,34 +89,34 @@ def refused(data: bytes, limits: DecodeLimits | None = None) -> DecodeError:
 @pytest.mark.parametrize(
     ("data", "reason", "words"),
     [
-        (b"", DecodeReason.EMPTY_FILE, "0 bytes"),
-        (b"image,label\nfoo.png,1\n", DecodeReason.NOT_AN_IMAGE, "JPEG, PNG or DICOM"),
-        (encode(GREY, "GIF"), DecodeReason.NOT_AN_IMAGE, "a GIF"),
-        (encode(GREY, "TIFF"), DecodeReason.NOT_AN_IMAGE, "a TIFF"),
-        (b"%PDF-1.7", DecodeReason.NOT_AN_IMAGE, "a PDF"),
-        (b"\x08\x00" * 200, DecodeReason.NOT_AN_IMAGE, "something else"),
-        (b"\0" * 128 + b"DIC", DecodeReason.NOT_AN_IMAGE, "something else"),
-        (encode(GREY[:1, :1]), DecodeReason.TOO_SMALL, "1 × 1"),
-        (encode(GREY[:31]), DecodeReason.TOO_SMALL, "64 × 31"),
-        (encode(GREY[:31], "JPEG"), DecodeReason.TOO_SMALL, "64 × 31"),
-        (dicom(GREY[:31]), DecodeReason.TOO_SMALL, "64 × 31"),
-        (dicom(GREY, PixelData=None), DecodeReason.NO_PIXEL_DATA, "no Pixel Data"),
-        (dicom(GREY, NumberOfFrames=2), DecodeReason.UNSUPPORTED_DICOM, "several frames"),
-        (dicom(GREY, HighBit=5), DecodeReason.UNSUPPORTED_DICOM, "High Bit"),
-        (dicom(GREY, uid.MPEG2MPML, PixelData=encapsulate([b"\0" * 8])), DecodeReason.UNSUPPORTED_DICOM, "MPEG2"),
+        (b"", Reason.EMPTY_FILE, "0 bytes"),
+        (b"image,label\nfoo.png,1\n", Reason.NOT_AN_IMAGE, "JPEG, PNG or DICOM"),
+        (encode(GREY, "GIF"), Reason.NOT_AN_IMAGE, "a GIF"),
+        (encode(GREY, "TIFF"), Reason.NOT_AN_IMAGE, "a TIFF"),
+        (b"%PDF-1.7", Reason.NOT_AN_IMAGE, "a PDF"),
+        (b"\x08\x00" * 200, Reason.NOT_AN_IMAGE, "something else"),
+        (b"\0" * 128 + b"DIC", Reason.NOT_AN_IMAGE, "something else"),
+        (encode(GREY[:1, :1]), Reason.TOO_SMALL, "1 × 1"),
+        (encode(GREY[:31]), Reason.TOO_SMALL, "64 × 31"),
+        (encode(GREY[:31], "JPEG"), Reason.TOO_SMALL, "64 × 31"),
+        (dicom(GREY[:31]), Reason.TOO_SMALL, "64 × 31"),
+        (dicom(GREY, PixelData=None), Reason.NO_PIXEL_DATA, "no Pixel Data"),
+        (dicom(GREY, NumberOfFrames=2), Reason.UNSUPPORTED_DICOM, "several frames"),
+        (dicom(GREY, HighBit=5), Reason.UNSUPPORTED_DICOM, "High Bit"),
+        (dicom(GREY, uid.MPEG2MPML, PixelData=encapsulate([b"\0" * 8])), Reason.UNSUPPORTED_DICOM, "MPEG2"),
         (
             dicom(GREY).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.1.2.1\0"),
-            DecodeReason.UNSUPPORTED_DICOM,
+            Reason.UNSUPPORTED_DICOM,
             "private or unknown",
         ),
-        (dicom(GREY.astype(np.uint32)), DecodeReason.UNSUPPORTED_DICOM, "16 bits"),
-        (dicom(GREY, PhotometricInterpretation="HSV"), DecodeReason.UNSUPPORTED_DICOM, "Photometric"),
-        (dicom(GREY, SamplesPerPixel=3), DecodeReason.CORRUPT_IMAGE, "Samples per Pixel"),
-        (dicom(GREY, PixelData=b"\0" * 100), DecodeReason.CORRUPT_IMAGE, "ValueError"),
-        (dicom(GREY, WindowCenter=100, WindowWidth=0), DecodeReason.CORRUPT_IMAGE, "window"),
+        (dicom(GREY.astype(np.uint32)), Reason.UNSUPPORTED_DICOM, "16 bits"),
+        (dicom(GREY, PhotometricInterpretation="HSV"), Reason.UNSUPPORTED_DICOM, "Photometric"),
+        (dicom(GREY, SamplesPerPixel=3), Reason.CORRUPT_IMAGE, "Samples per Pixel"),
+        (dicom(GREY, PixelData=b"\0" * 100), Reason.CORRUPT_IMAGE, "ValueError"),
+        (dicom(GREY, WindowCenter=100, WindowWidth=0), Reason.CORRUPT_IMAGE, "window"),
     ],
 )
-def test_refusal_names_reason_and_cause(data: bytes, reason: DecodeReason, words: str) -> None:
+def test_refusal_names_reason_and_cause(data: bytes, reason: Reason, words: str) -> None:
     error = refused(data)
     assert error.reason is reason
     assert words in error.detail
@@ -124,13 +125,13 @@ def test_refusal_names_reason_and_cause(data: bytes, reason: DecodeReason, words
 def test_error_survives_the_way_between_processes() -> None:
     # copy takes the way that a process boundary takes: __reduce__.
     error = copy.copy(refused(b""))
-    assert (error.reason, str(error)) == (DecodeReason.EMPTY_FILE, str(refused(b"")))
+    assert (error.reason, str(error)) == (Reason.EMPTY_FILE, str(refused(b"")))
 
 
 def test_min_side_and_max_bytes_are_limits_that_can_be_moved() -> None:
     assert decode_radiograph(encode(GREY[:5]), DecodeLimits(min_side=5)).pixels.shape == (5, 64)
-    assert refused(encode(GREY), DecodeLimits(max_bytes=50)).reason is DecodeReason.TOO_LARGE
-    assert refused(encode(GREY), DecodeLimits(max_pixels=GREY.size - 1)).reason is DecodeReason.TOO_LARGE
+    assert refused(encode(GREY), DecodeLimits(max_bytes=50)).reason is Reason.TOO_LARGE
+    assert refused(encode(GREY), DecodeLimits(max_pixels=GREY.size - 1)).reason is Reason.TOO_LARGE
     assert decode_radiograph(encode(GREY), DecodeLimits(max_pixels=GREY.size)).pixels.shape == GREY.shape
 
 
@@ -177,7 +178,7 @@ def test_bomb_costs_neither_time_nor_memory(data: bytes) -> None:
     seconds = time.perf_counter() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert error.reason is DecodeReason.TOO_LARGE
+    assert error.reason is Reason.TOO_LARGE
     assert seconds < 0.25
     assert peak < 5 * 2**20
 
@@ -185,7 +186,7 @@ def test_bomb_costs_neither_time_nor_memory(data: bytes) -> None:
 @pytest.mark.parametrize("frame", [jpeg_bomb(), encode(GREY[:40], "JPEG")], ids=["larger", "smaller"])
 def test_frame_of_another_size_than_the_data_set_is_refused(frame: bytes) -> None:
     error = refused(dicom(GREY, uid.JPEGBaseline8Bit, PixelData=encapsulate([frame])))
-    assert error.reason is DecodeReason.CORRUPT_IMAGE
+    assert error.reason is Reason.CORRUPT_IMAGE
 
 
 def damaged_frame(name: str, at: int, value: bytes) -> bytes:
@@ -205,7 +206,7 @@ def test_frame_that_ends_gdcm_costs_one_image(transform: int) -> None:
     try:
         assert decode_radiograph(damaged_frame(name, 2, adobe)).pixels.shape == (100, 100)
     except DecodeError as error:
-        assert error.reason is DecodeReason.CORRUPT_IMAGE
+        assert error.reason is Reason.CORRUPT_IMAGE
 
 
 def test_damaged_jp2_box_does_not_loop() -> None:
@@ -324,9 +325,9 @@ def test_small_files_are_sound_before_they_are_damaged(data: bytes) -> None:
 @pytest.mark.parametrize("data", SCANS.values(), ids=SCANS)
 def test_every_truncation_is_corrupt(data: bytes) -> None:
     for cut in range(33, len(data)):
-        assert refused(data[:cut]).reason is DecodeReason.CORRUPT_IMAGE
+        assert refused(data[:cut]).reason is Reason.CORRUPT_IMAGE
         if cut < len(data) - 2:  # the same length, but the rest never arrived
-            assert refused(data[:cut] + b"\0" * (len(data) - cut)).reason is DecodeReason.CORRUPT_IMAGE
+            assert refused(data[:cut] + b"\0" * (len(data) - cut)).reason is Reason.CORRUPT_IMAGE
 
 
 @settings(max_examples=600, deadline=None)

@@ -16,7 +16,8 @@ from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
 from classifiers.errors import ClassifierError
-from featurizers.errors import DecodeError, DecodeReason, FeaturizerError, WeightsError
+from featurizers.errors import DecodeError, FeaturizerError, WeightsError
+from featurizers.reasons import Reason
 from pipelines import __version__
 from pipelines.config import Config
 from pipelines.errors import ConfigError, LakeError, SourceError
@@ -96,7 +97,7 @@ def test_a_job_that_is_done_prints_its_summary(run: Callable[..., tuple[int, str
         LakeError("there is no lake"),
         SourceError("the label file has no column 'view'"),
         WeightsError("the weights do not fit"),
-        DecodeError(DecodeReason.EMPTY_FILE, "the file is empty"),
+        DecodeError(Reason.EMPTY_FILE, "the file is empty"),
         ClassifierError("one class only"),
     ],
     ids=lambda error: type(error).__name__,

@@ -56,7 +56,7 @@ def test_the_official_test_part_is_kept_and_train_left_to_the_hash(tmp_path: Pat
         f"{root}train/NORMAL/.DS_Store",
     )
     records = {record.path.removeprefix(root): record for record in source.records()}
-    assert source.check() == len(records) == 4
+    assert source.check().records == len(records) == 4
     assert records["test/PNEUMONIA/person1_virus_9.jpeg"].split is Split.TEST
     assert records["train/PNEUMONIA/person1_virus_1.jpeg"].split is None
     patients = {name: record.patient_id for name, record in records.items()}
@@ -74,6 +74,6 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
 def test_the_real_set_has_its_published_counts(real_data: Path) -> None:
     source = KermanySource(Folder.at(str(real_data / "kermany")))
     records = list(source.records())
-    assert source.check() == len(records) == 5216
+    assert source.check().records == len(records) == 5216
     for finding, count in {"normal": 1341, "pneumonia": 3875, "viral": 1345, "bacterial": 2530}.items():
         assert sum(record.findings.get(finding) == 1 for record in records) == count
