@@ -3,6 +3,7 @@
 examples:
   python jobs/make_phantoms.py out=/data/phantoms studies=400
   python jobs/make_phantoms.py out=/data/phantoms_dicom studies=100 layout=dicom seed=7
+  python jobs/make_phantoms.py out=/data/phantoms_mnist studies=500 layout=medmnist long_side=64
 """
 
 import _root  # noqa: F401

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pydicom
 import pytest
+from phantom_files import rows, write
 from PIL import Image
 from pydantic import ValidationError
 
 from featurizers.phantoms import Finding
 from pipelines.errors import SourceError
-from pipelines.phantoms import FindingCount, PhantomArchive, PhantomsConfig, write_phantoms
-
-LAYOUTS = ("kermany", "chestxray14", "dicom")
-
-
-def write(out: Path, layout: str, studies: int = 12, **settings: int | None) -> PhantomArchive:
-    config = PhantomsConfig.model_validate(
-        {"out": str(out), "layout": layout, "studies": studies, "long_side": 96, **settings}
-    )
-    return write_phantoms(config, lambda done, total: None)
+from pipelines.phantom_layouts.base import Order
+from pipelines.phantoms import LAYOUTS, FindingCount, LayoutName, PhantomsConfig, write_phantoms
 
 
 def digests(root: Path) -> dict[str, str]:
     files = (path for path in root.rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -45,6 +33,15 @@ def test_same_config_same_bytes_other_seed_other_bytes(tmp_path: Path, layout: s
         write(tmp_path / name, layout, studies=6, seed=seed)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert not set(digests(tmp_path / "a").values()) & set(digests(tmp_path / "c").values())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_number_of_processes_changes_nothing(tmp_path: Path, layout: LayoutName) -> None:
+    for processes in (1, 3):
+        out = tmp_path / str(processes)
+        out.mkdir()
+        LAYOUTS[layout](Order(out, 7, 0, 64, processes, lambda done, total: None))
+    assert digests(tmp_path / "1") == digests(tmp_path / "3")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -57,8 +54,8 @@ def test_every_image_is_counted_and_reported(tmp_path: Path, layout: str) -> Non
     assert seen == [(done, 9) for done in range(1, 10)]
     assert archive.studies == 9
     assert archive.files == len(digests(tmp_path / "x"))
-    images = [path for path in (tmp_path / "x").rglob("*") if path.suffix in {".jpeg", ".png", ".dcm"}]
-    assert len(images) == 9
+    images = [path for path in (tmp_path / "x").rglob("*") if path.suffix in {".jpeg", ".jpg", ".png", ".dcm"}]
+    assert len(images) == (0 if layout == "medmnist" else 9)
     assert archive.counts == tuple(sorted(archive.counts, key=lambda count: (-count.images, count.finding)))
 
 
@@ -144,7 +141,8 @@ def test_dicom_archive_is_readable_and_its_manifest_true(tmp_path: Path) -> None
     archive = write(tmp_path, "dicom", studies=24)
     manifest = rows(tmp_path / "labels.csv")
     assert list(manifest[0]) == [
-        "path", "patient_id", "study_id", "view", "sex", "age", "normal", "pneumonia", "viral", "bacterial"
+        "path", "patient_id", "study_id", "SOPInstanceUID", "view", "sex", "age", "normal", "pneumonia", "viral",
+        "bacterial",
     ]  # fmt: skip
     assert len({row["patient_id"] for row in manifest}) == archive.patients
     photometric, windows, uids = set(), set(), set()
@@ -153,6 +151,7 @@ def test_dicom_archive_is_readable_and_its_manifest_true(tmp_path: Path) -> None
         assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
         assert dataset.SOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID
         assert (dataset.PatientID, dataset.StudyInstanceUID) == (row["patient_id"], row["study_id"])
+        assert dataset.SOPInstanceUID == row["SOPInstanceUID"]
         assert (dataset.ViewPosition, dataset.PatientSex) == (row["view"], row["sex"])
         assert int(str(dataset.PatientAge).removesuffix("Y")) == int(row["age"])
         assert "PHANTOM" in str(dataset.PatientName)
@@ -197,6 +196,10 @@ def test_an_empty_folder_is_as_good_as_a_new_one(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         PhantomsConfig.model_validate({"out": str(tmp_path / "x"), **wrong})
+
+
+def test_every_layout_can_be_asked_for() -> None:
+    assert set(get_args(LayoutName)) == set(LAYOUTS)
 
 
 def test_every_setting_is_described() -> None:
