@@ -59,7 +59,7 @@ class StudyRecord:
     version: str = ""
     """What the archive's listing tells of the file's size and time; see `archives.ArchiveFile.version`."""
     row: int | None = None
-    """Number of its row in the label file, the first one below the header being 1."""
+    """Number of its row in the label file, the header being row 1."""
     rejection: Rejection | None = None
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from pipelines.errors import SourceError
 from pipelines.folders import Folder
-from pipelines.sources import KermanySource
-from pipelines.sources.kermany import describe
+from pipelines.sources.kermany import KermanySource, describe
 from pipelines.splits import Split
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.errors import SourceError
 from pipelines.folders import Folder
-from pipelines.sources import ManifestSource
+from pipelines.sources.manifest import ManifestSource
 from pipelines.splits import Split
 
 ROWS = [
@@ -35,7 +35,7 @@ def with_cells(**cells: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", ["labels.csv", "labels.csv.gz", "labels.parquet"])
 def test_every_column_arrives(tmp_path: Path, name: str) -> None:
     manifest = source(tmp_path, ROWS, name)
-    assert manifest.check() == 2
+    assert manifest.check().records == 2
     first, second = manifest.records()
     assert (first.path, first.patient_id, first.view, first.sex, first.age_years) == ("a/1.png", "007", "PA", "F", 61.0)
     assert first.findings == {"Effusion": 1, "Mass": 0}
@@ -47,7 +47,7 @@ def test_numbers_in_parquet_are_findings_too(tmp_path: Path) -> None:
     frame = pd.DataFrame({"path": ["1.png", "2.png"], "patient_id": [1, 2], "Mass": [1.0, None], "Edema": [0, -1]})
     frame.to_parquet(tmp_path / "labels.parquet")
     manifest = ManifestSource(Folder.at(str(tmp_path)), None)
-    assert manifest.check() == 2
+    assert manifest.check().records == 2
     assert [record.findings for record in manifest.records()] == [{"Mass": 1, "Edema": 0}, {"Edema": -1}]
 
 
@@ -55,7 +55,7 @@ def test_numbers_in_parquet_are_findings_too(tmp_path: Path) -> None:
 def test_a_split_column_is_official(tmp_path: Path, text: str, split: Split) -> None:
     manifest = source(tmp_path, [ROWS[0] | {"split": text}])
     manifest.check()
-    assert manifest.has_official_test
+    assert manifest.official_splits == {split}
     assert next(iter(manifest.records())).split is split
 
 
@@ -118,7 +118,7 @@ def test_a_path_in_two_rows_is_told(tmp_path: Path) -> None:
 def test_a_blank_split_column_is_no_official_split(tmp_path: Path) -> None:
     manifest = source(tmp_path, [row | {"split": ""} for row in ROWS])
     manifest.check()
-    assert not manifest.has_official_test
+    assert not manifest.official_splits
 
 
 def test_no_manifest_or_several_are_told(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_no_manifest_or_several_are_told(tmp_path: Path) -> None:
         source(tmp_path, ROWS, name)
     with pytest.raises(SourceError, match=r"a\.csv, b\.csv"):
         ManifestSource(Folder.at(str(tmp_path)), None).check()
-    assert ManifestSource(Folder.at(str(tmp_path)), "a.csv").check() == 2
-    with pytest.raises(SourceError, match="no manifest"):
+    assert ManifestSource(Folder.at(str(tmp_path)), "a.csv").check().records == 2
+    with pytest.raises(SourceError, match="no table"):
         ManifestSource(Folder.at(str(tmp_path)), "c.csv").check()
 
 
