@@ -1,17 +1,23 @@
-"""The files of an archive, listed as a stream: names, sizes and times, and nothing of their content."""
+"""The files of an archive: listed as a stream on the driver, read one by one on the executors."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
+import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.folders import Folder
+
+#: Seconds before a failed read is tried again.
+RETRY_PAUSES = (0.5, 2.0)
 
 #: What object stores and file systems call the mark that changes with a file's content, the surest first.
 _VERSION_FIELDS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated")
@@ -35,6 +41,36 @@ class ArchiveFile:
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rpartition("/")[2]
+
+
+class FileVersions:
+    """The versions of an archive's files by their paths, in 16 bytes a file however long the paths are.
+
+    Paths are known by 64-bit digests: of ten million, two alike are a matter of one in 300,000, and cost no more than
+    a file that is taken for there until it is read.
+    """
+
+    def __init__(self, files: Iterable[ArchiveFile]) -> None:
+        digests = np.fromiter(
+            ((_digest(file.path), _digest(file.version)) for file in files),
+            np.dtype([("path", "u8"), ("version", "u8")]),
+        )
+        self._digests = np.sort(digests, order="path")
+
+    def __contains__(self, path: str) -> bool:
+        return self.get(path) != ""
+
+    def get(self, path: str) -> str:
+        """A text that changes when the file does; blank if there is no such file."""
+        digest = _digest(path)
+        index = int(np.searchsorted(self._digests["path"], np.uint64(digest)))
+        if index == len(self._digests) or self._digests["path"][index] != digest:
+            return ""
+        return f"{self._digests['version'][index]:016x}"
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
 
 
 def walk(root: Folder, under: str = "", excluded: Folder | None = None) -> Iterator[ArchiveFile]:
@@ -102,3 +138,50 @@ def _version(entry: dict[str, Any]) -> str:
 
 def _relative(path: str, top: str) -> str:
     return path[len(top) :].lstrip("/")
+
+
+class Images(Protocol):
+    """How an executor gets at an archive's images."""
+
+    def prepare(self, paths: Iterable[str]) -> None:
+        """Do what must come before any of these paths is read, and takes longer than one image may."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes behind a record's path.
+
+        Raises:
+            FileNotFoundError, IsADirectoryError, NotADirectoryError: there is no such file.
+            OSError: the storage refuses it, or fails.
+        """
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """An image a file."""
+
+    archive: Folder
+    max_bytes: int
+    """No more than one byte above this is read of a file; decoding refuses it then."""
+
+    def prepare(self, paths: Iterable[str]) -> None:
+        """Nothing: a file is there or is not."""
+
+    def read(self, path: str) -> bytes:
+        """See Images; storage that fails is asked again, twice."""
+        for pause in RETRY_PAUSES:
+            try:
+                return self._read_once(path)
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+                raise
+            except OSError:
+                # Storage that is busy or away for a moment must not cost a good image its place.
+                time.sleep(pause)
+        return self._read_once(path)
+
+    def _read_once(self, path: str) -> bytes:
+        if "://" not in self.archive.uri:
+            with Path(f"{self.archive.uri}/{path}").open("rb") as local:
+                return local.read(self.max_bytes + 1)
+        filesystem, root = fsspec.core.url_to_fs(self.archive.uri)
+        with filesystem.open(f"{root}/{path}", "rb") as file:
+            return bytes(file.read(self.max_bytes + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,8 @@ from pipelines.errors import ConfigError, LakeError
 
 SUCCESS = "_SUCCESS"
 RUN_PREFIX = "run="
+#: In a run that stands for others: their names. One commit brings it in and takes them out.
+REPLACES = "_replaces.json"
 _RUN_TIME = "%Y%m%dT%H%M%S%f"
 
 
@@ -125,10 +127,28 @@ class Folder:
         return self / f"{RUN_PREFIX}{new_run_id()}"
 
     def runs(self) -> list[Folder]:
-        """The committed runs in it, oldest first."""
-        candidates = [self / name for name in self.names() if name.startswith(RUN_PREFIX)]
-        return [run for run in candidates if run.filesystem.exists(f"{run.path}/{SUCCESS}")]
+        """The committed runs in it that no later one replaces, oldest first."""
+        committed: list[Folder] = []
+        replaced: set[str] = set()
+        for name in self.names():
+            if name.startswith(RUN_PREFIX):
+                run = self / name
+                content = run.names()
+                if SUCCESS in content:
+                    committed.append(run)
+                    if REPLACES in content:
+                        replaced.update(run.read_json(REPLACES)["runs"])
+        return [run for run in committed if run.name not in replaced]
+
+    def dead_runs(self) -> list[Folder]:
+        """Runs that no reader sees: those of jobs that were killed, or that still run, and those that were replaced."""
+        alive = {run.name for run in self.runs()}
+        return [self / name for name in self.names() if name.startswith(RUN_PREFIX) and name not in alive]
 
     def commit(self) -> None:
         """Make this run visible to readers."""
         self.write(SUCCESS, b"")
+
+    def replace(self, runs: Sequence[Folder]) -> None:
+        """Say of this run, before it is committed, that it stands for others: with its commit they are gone."""
+        self.write_json(REPLACES, {"runs": [run.name for run in runs]})

@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-import pyarrow as pa
 from pydantic import Field
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from featurizers.crops import Cropper, CropSettings, describe_crops
 from featurizers.radiograph import DecodeLimits
 from featurizers.reasons import Reason
+from pipelines.archives import FileImages
 from pipelines.config import Config, SparkConfig
 from pipelines.datasets import Dataset, claim
-from pipelines.errors import ConfigError, LakeError, SourceError
+from pipelines.errors import ConfigError, SourceError
 from pipelines.folders import Folder
-from pipelines.ingest_worker import STAGED, StudyReader
+from pipelines.identities import Identities
+from pipelines.ingest_worker import StudyReader, WorkerLimits
+from pipelines.intake import Books, Intake
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
-from pipelines.listing import LISTING, Listing
+from pipelines.listing import Listing, ahead
+from pipelines.npz_images import NpzImages
+from pipelines.policy import Policy
 from pipelines.progress import Progress, clock
 from pipelines.pseudonyms import PUBLIC_KEY, Pseudonymizer, secret_key
 from pipelines.session import spark_session
-from pipelines.sources import KermanySource, ManifestSource, Source
+from pipelines.sources.base import Contents, Source
+from pipelines.sources.chestxray14 import ChestXray14Source
+from pipelines.sources.chexpert import ChexpertSource
+from pipelines.sources.dicom import DicomSource
+from pipelines.sources.kermany import KermanySource
+from pipelines.sources.manifest import ManifestSource
+from pipelines.sources.medmnist import MedMnistSource
+from pipelines.sources.mimic_cxr_jpg import MimicCxrJpgSource
 from pipelines.splits import Split, SplitFractions
-from pipelines.tables import Table
 
-#: Inputs of one Spark task: seconds of work, so that progress is seen and a lost task costs little.
-INPUTS_PER_TASK = 128
+#: Inputs whose stamps are looked up in the tables at once: some 100 MB on the driver.
+LISTED_AT_ONCE = 262_144
+
+SourceName = Literal["kermany", "chestxray14", "chexpert", "mimic_cxr_jpg", "medmnist", "dicom", "manifest"]
+Treatment = Literal["quarantine", "ingest"]
+_PUBLISHED: dict[str, Callable[[Folder], Source]] = {
+    "kermany": KermanySource,
+    "chestxray14": ChestXray14Source,
+    "chexpert": ChexpertSource,
+    "mimic_cxr_jpg": MimicCxrJpgSource,
+    "medmnist": MedMnistSource,
+}
 
 _CROP, _LIMITS = CropSettings(), DecodeLimits()
 
@@ -55,16 +74,40 @@ class LimitsConfig(Config):
     )
     max_bytes: int = Field(_LIMITS.max_bytes, gt=0, description="largest file, bytes")
     min_side: int = Field(_LIMITS.min_side, gt=0, description="smallest width and height, pixels")
+    max_seconds: float = Field(60, gt=0, description="longest time to read, decode and crop one image")
+    max_memory_mb: int = Field(
+        2048, ge=256, description="most memory that a worker may ask for beyond what it starts with, MB"
+    )
+
+
+class PolicyConfig(Config):
+    """What becomes of images that are no frontal radiographs of a chest, or may show a name."""
+
+    not_chest: Treatment = Field(
+        "quarantine", description="DICOM of another modality or body part, or that does not tell what it shows"
+    )
+    not_frontal: Treatment = Field("quarantine", description="lateral views, by label or DICOM header")
+    burned_in_annotation: Treatment = Field("quarantine", description="DICOM that says its pixels hold text")
+
+    def of(self, source: str) -> Policy:
+        """The policy for the images of a source."""
+        admitted = {Reason(name) for name, treatment in self.model_dump().items() if treatment == "ingest"}
+        return Policy(frozenset(admitted), images_are_chosen=source == "manifest")
 
 
 class IngestConfig(SparkConfig):
     """Settings of jobs/ingest_studies.py."""
 
-    source: Literal["kermany", "manifest"] = Field(description="the archive's layout")
+    source: SourceName = Field(description="the archive's layout")
     archive: str = Field(description="the archive's root: a folder or URI")
     manifest: str | None = Field(
         None,
         description="source=manifest: CSV or Parquet of the images; null: the only one in the archive's top folder",
+    )
+    labels: str | None = Field(
+        None,
+        description="source=dicom: CSV or Parquet of findings by SOPInstanceUID, StudyInstanceUID or AccessionNumber; "
+        "null: the only one in the archive's top folder, if there is one; none: no labels",
     )
     dataset: str | None = Field(
         None, pattern=r"^[\w.-]+$", description="name in the dataset column; null: the source's name"
@@ -78,27 +121,10 @@ class IngestConfig(SparkConfig):
     )
     crop: CropConfig = CropConfig()
     limits: LimitsConfig = LimitsConfig()
-    retry: bool = Field(False, description="read quarantined inputs again, for instance when their files were mended")
+    policy: PolicyConfig = PolicyConfig()
+    strict: bool = Field(False, description="make it an error when label rows have no image in the archive")
+    retry: bool = Field(False, description="read the inputs in quarantine once more, and no others")
     chunk_images: int = Field(8192, gt=0, description="images per commit: what a restart repeats at most")
-
-
-@dataclass(frozen=True)
-class Books:
-    """The counts of one chunk: its inputs, those that no table knew, and where these are now, read back from there."""
-
-    inputs: int
-    fresh: int
-    studies: int
-    quarantined: dict[str, int]
-
-    def check(self) -> None:
-        """Raises LakeError unless every fresh input is in exactly one place."""
-        if self.studies + sum(self.quarantined.values()) != self.fresh:
-            raise LakeError(
-                f"the books do not balance: {self.fresh:,} new inputs, but {self.studies:,} studies "
-                f"and {sum(self.quarantined.values()):,} quarantined. This is a fault of Pleura or of the storage: "
-                "the chunk is in the lake as far as its runs were committed; please report it."
-            )
 
 
 @dataclass(frozen=True)
@@ -112,202 +138,185 @@ class Overview:
     quarantined: int
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is settled before any work starts."""
+
+    config: IngestConfig
+    source: Source
+    contents: Contents
+    identities: Identities
+    policy: Policy
+
+
 def ingest(config: IngestConfig) -> JobRecord:
     """Run the job.
 
     Raises:
-        ConfigError, SourceError: before any work starts.
-        LakeError: if the books do not balance.
+        ConfigError, SourceError: before any work starts; SourceError at the end too, if strict=true finds labels
+            without an image that only the images' headers could tell.
+        LakeError: if the books do not balance, or a patient would be in two splits.
     """
-    if config.val_fraction + config.test_fraction >= 1:
-        raise ConfigError("val_fraction + test_fraction leave nothing to train on; together they must stay below 1.")
-    source = _source(config)
-    key = PUBLIC_KEY if source.is_public else secret_key(config.pseudonym_key_file)
-    total = source.check()
+    plan = _plan(config)
     lake = Lake.create(config.lake)
-    fractions = SplitFractions(config.val_fraction, 0.0 if source.has_official_test else config.test_fraction)
-    name = config.dataset or config.source
-    pseudonymizer = Pseudonymizer(key, name)
+    dataset = plan.identities.pseudonymizer.dataset
     crops = describe_crops(CropSettings(**config.crop.model_dump()))
-    claim(lake, name, Dataset(Folder.at(config.archive).uri, pseudonymizer.key_check, crops))
+    key_check = plan.identities.pseudonymizer.key_check
+    claim(lake, dataset, Dataset(Folder.at(config.archive).uri, key_check, crops))
     lake.sweep_staging()
-    listing = Listing(source, pseudonymizer, fractions)
     record = JobRecord("ingest_studies", config)
     with spark_session("ingest_studies", config.master) as spark:
-        ingestion = _Ingestion(spark, lake, config, record)
-        with record.time("ingest"), Progress("ingest", total, ingestion.done):
-            for chunk in listing.chunks(config.chunk_images):
-                ingestion.ingest(chunk)
-        overview = ingestion.overview()
+        intake = Intake(spark, lake, _reader(plan), plan.identities, record, retry=config.retry)
+        missing = plan.contents.missing + _take_in_all(plan, lake, intake, record)
+        overview = _overview(spark, lake, dataset)
+    record.extra["contents"] = asdict(plan.contents) | {"missing": missing}
     record.write_beside(lake.studies.folder)
-    record.summary = _summary(lake, record, overview)
+    record.summary = _summary(lake, record, dataclasses.replace(plan.contents, missing=missing), overview)
+    if config.strict and missing:
+        raise SourceError(
+            f"{record.summary}\n\nstrict=true, and label rows have no image in the archive. What was read is in the "
+            "lake. Complete the archive, or leave strict out."
+        )
     return record
 
 
-def _source(config: IngestConfig) -> Source:
+def _plan(config: IngestConfig) -> _Plan:
+    if config.val_fraction + config.test_fraction >= 1:
+        raise ConfigError("val_fraction + test_fraction leave nothing to train on; together they must stay below 1.")
+    source = open_source(config, Lake.at(config.lake).folder)
+    key = PUBLIC_KEY if source.is_public else secret_key(config.pseudonym_key_file)
+    contents = source.check()
+    if config.strict and contents.missing:
+        raise SourceError(f"strict=true, and {_missing(contents)}. Complete the archive, or leave strict out.")
+    fractions = SplitFractions(
+        0.0 if Split.VAL in source.official_splits else config.val_fraction,
+        0.0 if Split.TEST in source.official_splits else config.test_fraction,
+    )
+    identities = Identities(Pseudonymizer(key, config.dataset or config.source), fractions, source.is_public)
+    return _Plan(config, source, contents, identities, config.policy.of(config.source))
+
+
+def _take_in_all(plan: _Plan, lake: Lake, intake: Intake, record: JobRecord) -> int:
+    """Read what is new of the archive, window by window, and commit it chunk by chunk.
+
+    Returns:
+        How many label rows have no image, as far as only the images' headers tell.
+    """
+    listing = Listing(plan.source, plan.identities, plan.policy)
+    staging = lake.new_staging()
+    passed = 0
+    try:
+        with record.time("ingest"), Progress("ingest", plan.contents.records, lambda: passed + intake.done()):
+            if isinstance(plan.source, DicomSource) and plan.source.has_labels:
+                intake.stage_labels(plan.source.label_rows(), staging)
+            for listed in ahead(listing.windows(LISTED_AT_ONCE)):
+                window = intake.look_up(listed)
+                passed += window.known + window.left
+                record.count("inputs", listed.num_rows)
+                record.count("known", window.known)
+                record.count("left alone", window.left)
+                for start in range(0, window.fresh.num_rows, plan.config.chunk_images):
+                    chunk = window.fresh.slice(start, plan.config.chunk_images)
+                    _count(record, intake.take_in(chunk, window.quarantined))
+                    # After every chunk: a killed job leaves no run that nothing tells about.
+                    record.write_beside(lake.studies.folder)
+        return intake.unmatched_labels()
+    finally:
+        staging.remove()
+
+
+def _count(record: JobRecord, books: Books) -> None:
+    record.count("studies", books.studies)
+    record.count("unchanged", books.unchanged)
+    record.count("without patient id", books.without_patient_id)
+    for reason, number in sorted(books.reasons.items()):
+        record.count(f"quarantine: {reason}", number)
+    if books.conflicts:
+        record.count("duplicates with conflicting labels", books.conflicts)
+
+
+def open_source(config: IngestConfig, lake: Folder) -> Source:
+    """The adapter of config.source on config.archive.
+
+    Raises:
+        SourceError: if there is no such archive.
+    """
     archive = Folder.at(config.archive)
     if not archive.exists():
         raise SourceError(f"there is no archive at '{archive.uri}'. Check archive=…")
-    if config.source == "kermany":
-        return KermanySource(archive)
-    return ManifestSource(archive, config.manifest)
+    match config.source:
+        case "manifest":
+            return ManifestSource(archive, config.manifest)
+        case "dicom":
+            return DicomSource(archive, config.labels, excluded=lake)
+        case _:
+            return _PUBLISHED[config.source](archive)
 
 
-class _Ingestion:
-    """One ingest on a running Spark."""
+def _reader(plan: _Plan) -> StudyReader:
+    archive, limits, source = Folder.at(plan.config.archive), plan.config.limits, plan.source
+    is_npz = isinstance(source, MedMnistSource)
+    return StudyReader(
+        images=NpzImages(archive) if is_npz else FileImages(archive, limits.max_bytes),
+        identities=plan.identities,
+        policy=plan.policy,
+        limits=WorkerLimits(
+            DecodeLimits(limits.max_pixels, limits.max_bytes, limits.min_side),
+            seconds=limits.max_seconds,
+            memory=limits.max_memory_mb * 2**20,
+        ),
+        crop=CropSettings(**plan.config.crop.model_dump()),
+        label_key=source.label_key if isinstance(source, DicomSource) and source.has_labels else None,
+    )
 
-    def __init__(self, spark: SparkSession, lake: Lake, config: IngestConfig, record: JobRecord) -> None:
-        self._spark, self._lake, self._record = spark, lake, record
-        self._dataset = config.dataset or config.source
-        self._known = (lake.studies,) if config.retry else (lake.studies, lake.quarantine)
-        self._reader = StudyReader(
-            Folder.at(config.archive).uri,
-            DecodeLimits(**config.limits.model_dump()),
-            CropSettings(**config.crop.model_dump()),
-        )
-        self._finished_before = 0
-        self._counter = spark.sparkContext.accumulator(0)
 
-    def done(self) -> int:
-        """Inputs that are done."""
-        return self._finished_before + int(self._counter.value)
+def _missing(contents: Contents) -> str:
+    named = ""
+    if contents.missing_names:
+        more = ", …" if contents.missing > len(contents.missing_names) else ""
+        named = f": {', '.join(contents.missing_names)}{more}"
+    return f"{contents.missing:,} of {contents.label_rows:,} label rows have no image in the archive{named}"
 
-    def ingest(self, chunk: pa.Table) -> None:
-        """Read one chunk of a listing and commit what came of it."""
-        fresh = self._fresh(chunk).cache()
-        number = fresh.count()
-        books = Books(chunk.num_rows, number, 0, {})
-        if number:
-            staging = self._lake.new_staging()
-            try:
-                with self._record.time("read_and_crop"):
-                    self._stage(fresh.repartition(-(-number // INPUTS_PER_TASK)), staging)
-                with self._record.time("commit"):
-                    staged = Table(staging, STAGED).read_files(self._spark, [staging.hadoop_uri])
-                    self._check_splits(staged)
-                    books = self._commit(books, staged)
-            finally:
-                staging.remove()
-        fresh.unpersist()
-        books.check()
-        self._finished_before += books.inputs - books.fresh
-        self._record.count("inputs", books.inputs)
-        self._record.count("known", books.inputs - books.fresh)
-        self._record.count("studies", books.studies)
-        for reason, number in sorted(books.quarantined.items()):
-            self._record.count(f"quarantine: {reason}", number)
-        # After every chunk: a killed job leaves no run that nothing tells about.
-        self._record.write_beside(self._lake.studies.folder)
 
-    def _fresh(self, chunk: pa.Table) -> DataFrame:
-        """The inputs that the tables do not know."""
-        listed = self._spark.createDataFrame(chunk)
-        for table in self._known:
-            known = table.read(self._spark).where(F.col("dataset") == self._dataset).select("uri")
-            listed = listed.join(known, "uri", "left_anti")
-        return listed.select(*LISTING.names)
-
-    def _stage(self, listed: DataFrame, staging: Folder) -> None:
-        reader, counter = self._reader, self._counter
-
-        def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            return reader.read_all(batches, counter.add)
-
-        # Materialised before anything filters on it: in one plan Spark may run a Python function twice (SPARK-47672).
-        listed.mapInArrow(read, from_arrow_schema(STAGED)).write.parquet(staging.hadoop_uri)
-
-    def _check_splits(self, staged: DataFrame) -> None:
-        """Raises LakeError if a patient would be in two splits: nothing of this chunk is committed then."""
-        here = staged.where("reason is null").select("patient_key", "split")
-        there = self._lake.studies.read(self._spark).where(F.col("dataset") == self._dataset)
-        stored = there.select("patient_key", F.col("split").alias("stored_split")).distinct()
-        torn = here.join(stored, "patient_key").where("split <> stored_split").select("patient_key").distinct().count()
-        if torn:
-            raise LakeError(
-                f"{torn:,} patients of these inputs are in another split of the lake already; splits belong to "
-                "patients. Ingest with the val_fraction, test_fraction and split column of the first time, or into a "
-                "new lake."
-            )
-
-    def _commit(self, books: Books, staged: DataFrame) -> Books:
-        lake = self._lake
-        twins = self._twins(staged).cache()
-        has_twins = twins.count() > 0
-        # The number finds the input where its uri is a pseudonym.
-        position = F.format_string(" (input %d)", F.col("position") + 1)
-        rejected = staged.where(F.col("reason").isNotNull()).select(
-            "uri", "dataset", "reason", F.concat("detail", position).alias("detail")
-        )
-        accepted = staged.where(F.col("reason").isNull())
-        if has_twins:
-            detail = F.concat(F.lit("same bytes as "), "same_as", position)
-            duplicates = staged.join(F.broadcast(twins), "position").select(
-                "uri", "dataset", F.lit(str(Reason.DUPLICATE)).alias("reason"), detail.alias("detail")
-            )
-            rejected = rejected.unionByName(duplicates)
-            accepted = accepted.join(F.broadcast(twins), "position", "left_anti")
-        # Quarantine first: were the job killed in between, the studies of this chunk would be read once more, and
-        # nothing would be in two places.
-        quarantined, studies = {}, 0
-        if not rejected.isEmpty():
-            committed = self._append(lake.quarantine, rejected.coalesce(1))
-            quarantined = {row["reason"]: row["count"] for row in committed.groupBy("reason").count().collect()}
-        if not accepted.isEmpty():
-            studies = self._append(lake.studies, accepted).count()
-        twins.unpersist()
-        return dataclasses.replace(books, studies=studies, quarantined=quarantined)
-
-    def _append(self, table: Table, rows: DataFrame) -> DataFrame:
-        """Commit rows as a run; returns what that run holds."""
-        run = table.append(rows)
-        self._record.runs.append(run.uri)
-        return table.read_files(self._spark, [run.hadoop_uri])
-
-    def _twins(self, staged: DataFrame) -> DataFrame:
-        """Inputs whose bytes an earlier input or run has already: their `position`, and `same_as` which uri."""
-        fresh = staged.where(F.col("reason").isNull()).select("position", "image_id", "uri")
-        in_order = Window.partitionBy("image_id").orderBy("position")
-        first_uri, rank = F.first("uri").over(in_order), F.row_number().over(in_order)
-        here = fresh.select("position", "image_id", first_uri.alias("first_uri"), rank.alias("rank"))
-        there = self._lake.studies.read(self._spark).select("image_id", F.col("uri").alias("stored_uri"))
-        same_as = F.coalesce("stored_uri", F.when(F.col("rank") > 1, F.col("first_uri")))
-        return (
-            here.join(there, "image_id", "left")
-            .select("position", same_as.alias("same_as"))
-            .where("same_as is not null")
-        )
-
-    def overview(self) -> Overview:
-        """What the lake holds of this data set."""
-        studies = self._lake.studies.read(self._spark).where(F.col("dataset") == self._dataset)
-        quarantine = self._lake.quarantine.read(self._spark).where(F.col("dataset") == self._dataset)
-        told = studies.select(F.explode("findings").alias("finding", "value"))
-        return Overview(
-            splits=_counts(studies, "split"),
-            croppers=_counts(studies, "cropper"),
-            positive=_counts(told.where("value = 1"), "finding"),
-            negative=_counts(told.where("value = 0"), "finding"),
-            quarantined=quarantine.select("uri").distinct().join(studies, "uri", "left_anti").count(),
-        )
+def _overview(spark: SparkSession, lake: Lake, dataset: str) -> Overview:
+    studies = lake.studies.read(spark).where(F.col("dataset") == dataset)
+    quarantine = lake.quarantine.read(spark).where(F.col("dataset") == dataset)
+    told = studies.select(F.explode("findings").alias("finding", "value"))
+    return Overview(
+        splits=_counts(studies, "split"),
+        croppers=_counts(studies, "cropper"),
+        positive=_counts(told.where("value = 1"), "finding"),
+        negative=_counts(told.where("value = 0"), "finding"),
+        quarantined=quarantine.count(),
+    )
 
 
 def _counts(rows: DataFrame, column: str) -> dict[str, int]:
     return {row[column]: row["count"] for row in rows.groupBy(column).count().collect()}
 
 
-def _summary(lake: Lake, record: JobRecord, overview: Overview) -> str:
+def _summary(lake: Lake, record: JobRecord, contents: Contents, overview: Overview) -> str:
     counts, seconds = record.counts, record.timings["ingest"]
-    read = counts["inputs"] - counts["known"]
+    read = counts["inputs"] - counts["known"] - counts["left alone"]
     rows: dict[str, object] = {
         "inputs": counts["inputs"],
         "known from before": counts["known"],
-        "new studies": counts["studies"],
-        **{name: number for name, number in counts.items() if name.startswith("quarantine: ")},
+        **({"new, left for an ingest": counts["left alone"]} if counts["left alone"] else {}),
+        "new studies": counts.get("studies", 0),
+        **{name: number for name, number in counts.items() if name.startswith(("quarantine: ", "duplicates "))},
+        **({"same bytes, new date": counts["unchanged"]} if counts.get("unchanged") else {}),
+        **({"missing images": _missing(contents)} if contents.missing else {}),
+        **(
+            {"without Patient ID": f"{counts['without patient id']:,} studies; each stands for a patient of its own"}
+            if counts.get("without patient id")
+            else {}
+        ),
         "time": f"{clock(seconds)} ({read / seconds:,.1f} images/s)" if read else "nothing new to read",
         "": "",
         "studies of this data set": ", ".join(
             f"{name} {overview.splits[name]:,}" for name in Split if name in overview.splits
-        ),
+        )
+        or "none",
         "lungs not found": f"{overview.croppers.get(Cropper.WHOLE_IMAGE, 0):,} of them, kept as whole images",
         "findings +/-": ", ".join(
             f"{name} {overview.positive.get(name, 0):,}/{overview.negative.get(name, 0):,}"

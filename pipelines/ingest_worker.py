@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import time
+import itertools
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
 from featurizers.crops import Crop, CropSettings, crop_lungs, encode_png
@@ -18,17 +19,25 @@ from featurizers.decode import decode_radiograph
 from featurizers.errors import DecodeError
 from featurizers.radiograph import DecodeLimits, Radiograph
 from featurizers.reasons import Reason
+from pipelines.archives import Images
+from pipelines.dicom_header import DicomHeader, LabelKey, is_dicom, read_header
+from pipelines.identities import Identities
+from pipelines.isolation import Death, Isolated
+from pipelines.policy import Policy
+from pipelines.sources.base import Rejection
 from pipelines.tables import LABELS, PIXELS
 
-#: Seconds before a failed read is tried again.
-RETRY_PAUSES = (0.5, 2.0)
+#: Files that are read while another one is decoded: object stores answer slowly, and several at a time.
+READ_AHEAD = 4
 
-
-#: What comes of an input: labels and pixels, or a reason.
+#: What comes of an input: labels and pixels, or a reason. `label_key` joins a DICOM file to its label row.
 STAGED = pa.schema(
     [
         pa.field("position", pa.int64()),
+        pa.field("row", pa.int64()),
         pa.field("image_id", pa.string()),
+        pa.field("label_key", pa.string()),
+        pa.field("names_patient", pa.bool_()),
         *LABELS,
         *PIXELS,
         pa.field("reason", pa.string()),
@@ -36,70 +45,148 @@ STAGED = pa.schema(
     ]
 )
 
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """What one image may cost.
+
+    Attributes:
+        decode: sizes.
+        seconds: from its turn on.
+        memory: bytes beyond what a worker has when it starts.
+    """
+
+    decode: DecodeLimits
+    seconds: float
+    memory: int
+
 
 @dataclass(frozen=True)
 class StudyReader:
-    """Reads inputs of one archive."""
+    """Reads inputs of one archive.
 
-    archive: str
-    limits: DecodeLimits
+    Attributes:
+        images: where their bytes are.
+        identities, policy: of the data set.
+        limits, crop: as configured.
+        label_key: the DICOM attribute that joins images to label rows, where there are some.
+    """
+
+    images: Images
+    identities: Identities
+    policy: Policy
+    limits: WorkerLimits
     crop: CropSettings
+    label_key: LabelKey | None = None
 
     def read_all(
         self, batches: Iterable[pa.RecordBatch], count: Callable[[int], None] = lambda _: None
     ) -> Iterator[pa.RecordBatch]:
         """Batches of the schema LISTING to batches of the schema STAGED, row by row.
 
+        The images are worked on in a child process: one on which a decoder crashes, hangs or runs out of memory
+        becomes a row like the others.
+
         Args:
             batches: inputs.
             count: told how many inputs each finished batch held.
         """
-        filesystem, root = fsspec.core.url_to_fs(self.archive)
-        for batch in batches:
-            rows = [self._read(filesystem, root, listed) for listed in batch.to_pylist(maps_as_pydicts=None)]
-            count(len(rows))
-            yield pa.RecordBatch.from_pylist(rows, STAGED)
+        with Isolated(self._read_rows, self.limits.seconds, self.limits.memory) as isolated:
+            for batch in batches:
+                listed = batch.to_pylist(maps_as_pydicts=None)
+                self.images.prepare(told["path"] for told in listed if not told["reason"])
+                rows = [
+                    self._of_death(told, result) if isinstance(result, Death) else result
+                    for told, result in zip(listed, isolated.map(listed), strict=True)
+                ]
+                count(len(rows))
+                yield pa.RecordBatch.from_pylist(rows, STAGED)
 
-    def _read(self, filesystem: fsspec.AbstractFileSystem, root: str, listed: dict[str, Any]) -> dict[str, Any]:
-        path = listed.pop("path")
+    def _read_rows(self, listed: Sequence[Row]) -> Iterator[Row]:
+        with ThreadPoolExecutor(READ_AHEAD) as pool:
+            rest = iter(listed)
+            ahead = deque((told, self._fetch(pool, told)) for told in itertools.islice(rest, READ_AHEAD))
+            while ahead:
+                told, content = ahead.popleft()
+                ahead.extend((each, self._fetch(pool, each)) for each in itertools.islice(rest, 1))
+                yield self._read(told, content)
+
+    def _fetch(self, pool: ThreadPoolExecutor, told: Row) -> Future[bytes] | None:
+        return None if told["reason"] else pool.submit(self.images.read, told["path"])
+
+    def _read(self, told: Row, content: Future[bytes] | None) -> Row:
+        if content is None:
+            return told
         try:
-            content = self._fetch(filesystem, f"{root}/{path}")
+            return self._study(told, content.result())
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return listed | {"reason": Reason.MISSING_FILE, "detail": "no such file in the archive"}
+            return told | _because(Reason.MISSING_FILE, "no such file in the archive")
         except OSError as error:
             # The message of the error names the path, which may carry an identifier.
-            return listed | {"reason": Reason.UNREADABLE_FILE, "detail": f"reading failed: {type(error).__name__}"}
-        listed["image_id"] = hashlib.sha256(content).hexdigest()
-        try:
-            radiograph = decode_radiograph(content, self.limits)
-            return listed | _pixels(radiograph, crop_lungs(radiograph.pixels, self.crop))
-        except DecodeError as error:
-            return listed | {"reason": error.reason, "detail": error.detail}
+            return told | _because(Reason.UNREADABLE_FILE, f"reading failed: {type(error).__name__}")
+        except MemoryError:
+            return told | _because(
+                Reason.TOO_MUCH_MEMORY, "it needs more memory than limits.max_memory_mb; raise it if the file is sound"
+            )
         except Exception as error:  # a fault of ours costs this image, not the night's job
             where = traceback.extract_tb(error.__traceback__)[-1]
-            detail = (
-                f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}; please report it with the file"
+            return told | _because(
+                Reason.PROCESSING_FAILED,
+                f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}; please report it with the file",
             )
-            return listed | {"reason": Reason.PROCESSING_FAILED, "detail": detail}
 
-    def _fetch(self, filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
-        """A file's bytes, but never more than the limit and one: decoding refuses those."""
-        for pause in RETRY_PAUSES:
-            try:
-                return self._fetch_once(filesystem, path)
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
-                raise
-            except OSError:
-                # Storage that is busy or away for a moment must not cost a good image its place.
-                time.sleep(pause)
-        return self._fetch_once(filesystem, path)
+    def _study(self, told: Row, content: bytes) -> Row:
+        header = read_header(content) if is_dicom(content) else None
+        known = told | {"image_id": hashlib.sha256(content).hexdigest()}
+        if header is not None:
+            known = self.identities.of_header(known, told["path"], header)
+            known |= {"names_patient": bool(header.patient_id), "label_key": self._label_key(header)}
+            if rejection := self.policy.of_header(header, told["view"]):
+                return known | _rejected(rejection)
+        elif known["patient_key"] is None and content:
+            return known | _because(
+                Reason.NOT_DICOM,
+                "the file is not DICOM, so nothing tells whose image it is; use source=manifest for it",
+            )
+        try:
+            radiograph = decode_radiograph(content, self.limits.decode)
+        except DecodeError as error:
+            return known | _because(error.reason, error.detail)
+        if header is not None and (rejection := self.policy.of_silence(header)):
+            return known | _rejected(rejection)
+        return known | _pixels(radiograph, crop_lungs(radiograph.pixels, self.crop))
 
-    def _fetch_once(self, filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
-        with filesystem.open(path, "rb") as file:
-            return bytes(file.read(self.limits.max_bytes + 1))
+    def _label_key(self, header: DicomHeader) -> str | None:
+        value = header.label_key(self.label_key) if self.label_key else ""
+        return self.identities.pseudonymizer.label(value) if value else None
+
+    def _of_death(self, told: Row, death: Death) -> Row:
+        if death.was_too_slow:
+            why = _because(
+                Reason.TOO_SLOW,
+                f"it took longer than limits.max_seconds={self.limits.seconds:g}; raise it if the file is sound",
+            )
+        else:
+            signal = death.signal.name if death.signal else "an exit of its own"
+            why = _because(
+                Reason.DECODER_CRASHED,
+                f"decoding it ended the process with {signal}; the file is damaged, copy it again from its source",
+            )
+        # Nobody has seen its header, so nobody knows what its path tells.
+        return told | {"uri": self.identities.keyed_uri(told["path"])} | why
 
 
-def _pixels(radiograph: Radiograph, crop: Crop) -> dict[str, Any]:
+def _because(reason: Reason, detail: str) -> Row:
+    return {"reason": str(reason), "detail": detail}
+
+
+def _rejected(rejection: Rejection) -> Row:
+    return _because(rejection.reason, rejection.detail)
+
+
+def _pixels(radiograph: Radiograph, crop: Crop) -> Row:
     height, width = radiograph.pixels.shape
     box = crop.box
     return {
@@ -111,4 +198,5 @@ def _pixels(radiograph: Radiograph, crop: Crop) -> dict[str, Any]:
         "height": height,
         "bits": radiograph.bits,
         "photometric": radiograph.photometric,
+        "pixel_spacing": list(radiograph.pixel_spacing) if radiograph.pixel_spacing else None,
     }

@@ -22,7 +22,18 @@ from pipelines.folders import Folder, new_run_id
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-_VERSIONED = ("pyspark", "torch", "torchvision", "pyarrow", "numpy", "scikit-learn", "xgboost", "pydicom", "pillow")
+_VERSIONED = (
+    "pyspark",
+    "torch",
+    "torchvision",
+    "pyarrow",
+    "numpy",
+    "scikit-learn",
+    "xgboost",
+    "pydicom",
+    "pillow",
+    "dask",
+)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pipelines.errors import LakeError
 from pipelines.folders import Folder, new_run_id, run_age
-from pipelines.tables import FEATURES, PREDICTIONS, QUARANTINE, STUDIES, Table
+from pipelines.tables import FEATURES, FOUND_LABELS, PREDICTIONS, QUARANTINE, RESTAMPED, STUDIES, Table
 
 GLOB_CHARACTERS = "{}[]*?\\"
 STAGING_PREFIX = "_staging-"
@@ -70,6 +70,16 @@ class Lake:
     def quarantine(self) -> Table:
         """One row per input that is no study."""
         return Table(self.folder / "quarantine", QUARANTINE)
+
+    @property
+    def restamped(self) -> Table:
+        """The later stamps of inputs that were written anew with the same bytes."""
+        return Table(self.folder / "_restamped", RESTAMPED)
+
+    @property
+    def found_labels(self) -> Table:
+        """The label rows of DICOM archives whose image was found."""
+        return Table(self.folder / "_found_labels", FOUND_LABELS)
 
     @property
     def datasets(self) -> Folder:

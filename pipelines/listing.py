@@ -4,53 +4,74 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from pipelines.pseudonyms import Pseudonymizer
-from pipelines.sources import Source, StudyRecord
-from pipelines.splits import SplitFractions
+from pipelines.identities import Identities
+from pipelines.policy import Policy
+from pipelines.sources.base import Source, StudyRecord
 from pipelines.tables import LABELS
 
-#: HIPAA's safe harbour groups ages above 89 (45 CFR 164.514(b)(2)(i)(C)); we tell them as 90.
-LAST_AGE_TOLD = 89.0
-AGE_ABOVE = 90.0
+#: Where an input lies goes to the executors, and into no table: a path may carry an identifier. `position` counts the
+#: inputs in the source's order, `row` is the label file's. An input with a `reason` is not read.
+LISTING = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("path", pa.string()),
+        pa.field("row", pa.int64()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        *LABELS,
+    ]
+)
 
-#: Where an input lies goes to the executors, and into no table: a path may carry an identifier.
-LISTING = pa.schema([pa.field("position", pa.int64()), pa.field("path", pa.string()), *LABELS])
+#: Rows that are Python objects before they become Arrow, which is far smaller.
+ROWS_AT_ONCE = 8192
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The inputs of one ingest, in the source's order, streamed in chunks."""
+    """The inputs of one ingest, in the source's order, streamed."""
 
     source: Source
-    pseudonymizer: Pseudonymizer
-    fractions: SplitFractions
+    identities: Identities
+    policy: Policy
 
-    def chunks(self, size: int) -> Iterator[pa.Table]:
+    def windows(self, size: int) -> Iterator[pa.Table]:
         """Tables of the schema LISTING with at most `size` rows."""
         rows = (self._row(position, record) for position, record in enumerate(self.source.records()))
-        while chunk := list(itertools.islice(rows, size)):
-            yield pa.Table.from_pylist(chunk, LISTING)
+        batches: list[pa.RecordBatch] = []
+        held = 0
+        while some := list(itertools.islice(rows, min(ROWS_AT_ONCE, size - held))):
+            batches.append(pa.RecordBatch.from_pylist(some, LISTING))
+            held += len(some)
+            if held == size:
+                yield pa.Table.from_batches(batches)
+                batches, held = [], 0
+        if batches:
+            yield pa.Table.from_batches(batches)
 
     def _row(self, position: int, record: StudyRecord) -> dict[str, Any]:
-        patient_key = self.pseudonymizer.patient(record.patient_id)
-        age = record.age_years
-        identifiers = () if self.source.is_public else (record.patient_id, record.study_id or "")
+        rejection = record.rejection or self.policy.of_view(record)
         return {
             "position": position,
             "path": record.path,
-            "dataset": self.pseudonymizer.dataset,
-            "uri": self.pseudonymizer.uri(record.path, *identifiers),
-            "patient_key": patient_key,
-            "study_key": self.pseudonymizer.study(record.study_id) if record.study_id else None,
-            "view": record.view,
-            "sex": record.sex,
-            "age_years": AGE_ABOVE if age is not None and age > LAST_AGE_TOLD else age,
-            "findings": list(record.findings.items()),
-            "boxes": [],
-            "split": str(record.split or self.fractions.split_of(patient_key)),
+            "row": record.row,
+            "reason": str(rejection.reason) if rejection else None,
+            "detail": rejection.detail if rejection else None,
+            **self.identities.of_record(record),
         }
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; while one is worked on, the next is fetched in a thread of its own."""
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item

@@ -17,8 +17,14 @@ MIN_KEY_BYTES = 16
 PUBLIC_KEY = b"pleura: public data set"
 #: Shorter identifiers count only where they stand alone, or every path would hold one.
 MIN_SUBSTRING = 4
-#: Characters of a pseudonym in a uri: 128 bits.
+#: Characters of a pseudonym in a uri, and of a stamp: 128 bits.
 URI_KEY_LENGTH = 32
+#: The endings that a uri's pseudonym keeps; of IM1.SMITH or 1.2.840.113619 the ending would tell too much.
+SUFFIXES_KEPT = frozenset({".dcm", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff"})
+#: What identifies though no row says so: a date written in eight digits, and a DICOM UID.
+_DATE_OR_UID = re.compile(
+    r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)|(?<![\d.])\d+(?:\.\d+){4,}"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,14 +42,26 @@ class Pseudonymizer:
         """The `study_key`: 64 hexadecimal digits."""
         return self._digest("study", identifier)
 
+    def label(self, value: str) -> str:
+        """What stands for the identifier by which a label row and its image are joined."""
+        return self._digest("label", value)
+
     def uri(self, path: str, *identifiers: str) -> str:
-        """`path` as it is, or a pseudonym of it with the same suffix if it holds one of the identifiers.
+        """`path` as it is, or its pseudonym if it holds one of the identifiers, a date or a DICOM UID.
 
         An identifier is found whatever its case, separators and leading zeros.
         """
-        if any(_holds(path, identifier) for identifier in identifiers if identifier):
-            return self._digest("uri", path)[:URI_KEY_LENGTH] + PurePosixPath(path).suffix
-        return path
+        told = _DATE_OR_UID.search(path) or any(_holds(path, identifier) for identifier in identifiers if identifier)
+        return self.keyed_uri(path) if told else path
+
+    def keyed_uri(self, path: str) -> str:
+        """A pseudonym of `path` with the same ending, if that is an image's."""
+        suffix = PurePosixPath(path).suffix.lower()
+        return self._digest("uri", path)[:URI_KEY_LENGTH] + (suffix if suffix in SUFFIXES_KEPT else "")
+
+    def stamp(self, path: str, version: str) -> str:
+        """What an input is known by: another one whenever the file is at another place, or was written anew."""
+        return self._digest("stamp", f"{path}\0{version}")[:URI_KEY_LENGTH]
 
     @property
     def key_check(self) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,6 +66,9 @@ QUARANTINE = pa.schema(
     ]
 )
 
+#: Label rows whose DICOM image was found, by the digest that joins the two.
+FOUND_LABELS = pa.schema([("dataset", pa.string()), ("label_key", pa.string())])
+
 #: Inputs that were written anew with the same bytes: the stamps under which they are known too.
 RESTAMPED = pa.schema([("dataset", pa.string()), ("stamp", pa.string())])
 
@@ -96,16 +102,56 @@ class Table:
             return spark.createDataFrame([], schema)
         return spark.read.schema(schema).parquet(*locations)
 
-    def append(self, rows: DataFrame) -> Folder:
-        """Write `rows` as one run; Spark's committer makes it appear at once, when its last task is done."""
+    def append(self, rows: DataFrame, replaced: Sequence[Folder] = ()) -> Folder:
+        """Write `rows` as one run; Spark's committer makes it appear at once, when its last task is done.
+
+        Args:
+            rows: with the schema's columns.
+            replaced: runs whose rows are among these, or are no longer true: they go as this one comes.
+        """
         run = self.folder.new_run()
+        if replaced:
+            run.replace(replaced)
         columns = rows.select(*self.schema.names)
         (
-            columns.write.option("maxRecordsPerFile", ROWS_PER_FILE)
+            columns.write.mode("append")
+            .option("maxRecordsPerFile", ROWS_PER_FILE)
             .option("parquet.block.size", ROW_GROUP_BYTES)
             .parquet(run.hadoop_uri)
         )
+        for old in replaced:
+            old.remove()
         return run
+
+    def append_arrow(self, rows: pa.Table) -> Folder:
+        """Write a few rows as one run, without Spark."""
+        run = self.folder.new_run()
+        filesystem = run.filesystem
+        filesystem.makedirs(run.path, exist_ok=True)
+        with filesystem.open(f"{run.path}/part-00000.parquet", "wb") as file:
+            pq.write_table(rows.select(self.schema.names).cast(self.schema), file)
+        run.commit()
+        return run
+
+    def rows_in(self, run: Folder) -> int:
+        """How many rows a run holds, as its files tell."""
+        filesystem = run.filesystem
+        return sum(
+            pq.read_metadata(f"{run.path}/{name}", filesystem=filesystem).num_rows
+            for name in run.names()
+            if name.endswith(".parquet")
+        )
+
+    def count_by(self, *columns: str) -> Counter[tuple[Any, ...]]:
+        """How many rows there are of each combination of values, read file by file, without Spark."""
+        counts: Counter[tuple[Any, ...]] = Counter()
+        for run in self.folder.runs():
+            for name in run.names():
+                if name.endswith(".parquet"):
+                    rows = pq.read_table(f"{run.path}/{name}", columns=list(columns), filesystem=run.filesystem)
+                    groups = rows.group_by(list(columns)).aggregate([([], "count_all")])
+                    counts.update({tuple(row[c] for c in columns): row["count_all"] for row in groups.to_pylist()})
+        return counts
 
     def to_arrow(self, columns: list[str]) -> pa.Table:
         """Some columns of all committed runs, in memory, without Spark."""

@@ -25,7 +25,7 @@ from pipelines.folders import Folder
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.lake import Lake
 from pipelines.phantoms import PhantomsConfig, make_phantoms
-from pipelines.sources import KermanySource
+from pipelines.sources.kermany import KermanySource
 
 
 def bare(path: str) -> int:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from pipelines.config import Config, HelpRequested, help_text, read_config
 from pipelines.errors import ConfigError
+from pipelines.explore import ExploreConfig
 from pipelines.extract import ExtractConfig
 from pipelines.ingest import IngestConfig
 from pipelines.phantoms import PhantomsConfig
@@ -100,6 +101,7 @@ def test_help_lists_every_key_with_type_default_and_line() -> None:
 JOBS: dict[str, type[Config]] = {
     "make_phantoms": PhantomsConfig,
     "ingest_studies": IngestConfig,
+    "explore_dataset": ExploreConfig,
     "extract_features": ExtractConfig,
     "train_head": TrainConfig,
     "score_studies": ScoreConfig,

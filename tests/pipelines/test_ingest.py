@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -22,9 +23,9 @@ from pyspark.sql import SparkSession
 
 from featurizers.crops import decode_png
 from featurizers.phantoms import draw_phantom
-from pipelines import ingest as ingest_module
 from pipelines.errors import ConfigError, LakeError, SourceError
 from pipelines.ingest import IngestConfig, ingest
+from pipelines.intake import Intake
 from pipelines.lake import Lake
 from pipelines.pseudonyms import KEY_VARIABLE
 from pipelines.tables import Table
@@ -115,7 +116,7 @@ def config(archive: Path, lake: Path, **settings: object) -> IngestConfig:
 
 
 def outcomes(lake: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    there = Lake.open(str(lake))
+    there = Lake.at(str(lake))
     studies = there.studies.to_arrow(there.studies.schema.names).to_pandas()
     return studies, there.quarantine.to_arrow(there.quarantine.schema.names).to_pandas()
 
@@ -132,7 +133,9 @@ def test_every_input_is_a_study_or_has_its_own_reason(archive: Path, tmp_path: P
     assert len(studies) + len(quarantine) == len(INPUTS) + 1
     assert "quarantine: duplicate" in summary
     duplicate = quarantine[quarantine["reason"] == "duplicate"]["detail"].item()
-    assert duplicate == f"same bytes as grey.png (input {len(INPUTS)})"
+    conflict = "conflicting labels of the patient: find out which are right"
+    # The header is row 1.
+    assert duplicate == f"same bytes as grey.png; {conflict} (row {len(INPUTS) + 1})"
 
 
 def test_what_a_study_tells(archive: Path, tmp_path: Path) -> None:
@@ -202,14 +205,14 @@ def test_a_killed_ingest_goes_on_and_leaves_nothing_half_done(
 ) -> None:
     lake = tmp_path / "lake"
     calls = iter([None, KeyboardInterrupt()])
-    stage = ingest_module._Ingestion._stage
+    stage = Intake._stage
 
     def stage_once(*arguments: object) -> None:
         if error := next(calls, None):
             raise error
         stage(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ingest_module._Ingestion, "_stage", stage_once)
+    monkeypatch.setattr(Intake, "_stage", stage_once)
     with pytest.raises(KeyboardInterrupt):
         ingest(config(archive, lake, chunk_images=5))
     studies, quarantine = outcomes(lake)
@@ -220,18 +223,90 @@ def test_a_killed_ingest_goes_on_and_leaves_nothing_half_done(
     assert not list(lake.glob("_staging*"))
 
 
-def test_mended_files_are_read_again_when_asked(archive: Path, tmp_path: Path) -> None:
+def test_a_file_that_was_mended_is_new_content(archive: Path, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     ingest(config(archive, lake))
     before = set(outcomes(lake)[0]["uri"])
     (archive / "truncated.jpeg").write_bytes(encoded("L", "JPEG", PIXELS[::-1]))
-    unasked = ingest(config(archive, lake))
-    assert set(outcomes(lake)[0]["uri"]) == before
-    quarantined = sum(reason is not None for _, reason in INPUTS.values()) + 1
-    assert f"{quarantined}; retry=true" in str(unasked)
+    ingest(config(archive, lake))
+    studies, quarantine = outcomes(lake)
+    assert set(studies["uri"]) == before | {"truncated.jpeg"}
+    # It is in one of the two tables, never in both.
+    assert "truncated.jpeg" not in set(quarantine["uri"])
+    assert len(studies) + len(quarantine) == len(INPUTS) + 1
+
+
+def test_a_missing_file_that_arrives_is_read(archive: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    first = ingest(config(archive, lake))
+    assert f"1 of {len(INPUTS) + 1} label rows have no image in the archive: row {len(INPUTS) + 2}" in str(first)
+    gone = archive / "PID-SECRET-990" / "gone.png"
+    gone.parent.mkdir()
+    gone.write_bytes(encoded("L", "PNG", PIXELS[::-1, ::-1]))
+    second = ingest(config(archive, lake))
+    assert second.counts["studies"] == 1
+    assert "missing_file" not in set(outcomes(lake)[1]["reason"])
+
+
+def test_a_study_whose_file_changed_is_a_second_study(archive: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    ingest(config(archive, lake))
+    (archive / "grey.png").write_bytes(encoded("L", "PNG", PIXELS[:, ::-1]))
+    record = ingest(config(archive, lake))
+    assert record.counts["studies"] == 1
+    studies, _ = outcomes(lake)
+    assert studies[studies["uri"] == "grey.png"]["image_id"].nunique() == 2
+
+
+def test_a_file_with_a_new_date_and_its_old_bytes_changes_nothing(archive: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    ingest(config(archive, lake))
+    before = [len(table) for table in outcomes(lake)]
+    for name in ("grey.jpeg", "truncated.jpeg"):
+        os.utime(archive / name, (1, 1))
+    second = ingest(config(archive, lake))
+    assert second.counts["unchanged"] == 1
+    assert [len(table) for table in outcomes(lake)] == before
+    third = ingest(config(archive, lake))
+    assert third.counts["known"] == third.counts["inputs"]
+
+
+def test_a_retry_reads_what_is_in_quarantine_and_nothing_else(archive: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    ingest(config(archive, lake, limits={"min_side": 161}))
+    assert outcomes(lake)[0].empty
+    (archive / "new.png").write_bytes(encoded("L", "PNG", PIXELS[:, ::-1]))
+    labels = pd.read_csv(archive / "labels.csv", dtype=str)
+    pd.concat([labels, pd.DataFrame([{"path": "new.png", "patient_id": "PID-SECRET-77"}])]).to_csv(
+        archive / "labels.csv", index=False
+    )
+    unasked = ingest(config(archive, lake, retry=True, limits={"min_side": 161}))
+    assert unasked.counts["left alone"] == 1
     asked = ingest(config(archive, lake, retry=True))
-    assert set(outcomes(lake)[0]["uri"]) == before | {"truncated.jpeg"}
-    assert f"{quarantined - 1}; retry=true" in str(asked)
+    studies, quarantine = outcomes(lake)
+    good = {name for name, (_, reason) in INPUTS.items() if reason is None}
+    assert set(studies["uri"]) == good
+    assert not good & set(quarantine["uri"])
+    assert len(studies) + len(quarantine) == len(INPUTS) + 1
+    assert f"{len(quarantine)}; retry=true" in str(asked)
+    assert ingest(config(archive, lake)).counts["studies"] == 1
+
+
+def test_strict_makes_missing_images_an_error_before_any_work(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"strict=true, and 1 of .* no image in the archive: row"):
+        ingest(config(archive, tmp_path / "lake", strict=True))
+    assert not (tmp_path / "lake").exists()
+
+
+def test_the_same_bytes_with_other_labels_are_told_as_a_conflict(archive: Path, tmp_path: Path) -> None:
+    rows = [{"path": name, "patient_id": "PID-1", "Mass": str(mass)} for mass, name in enumerate(("a.png", "b.png"))]
+    for row in rows:
+        (archive / row["path"]).write_bytes(encoded("L", "PNG"))
+    pd.DataFrame(rows).to_csv(archive / "labels.csv", index=False)
+    record = ingest(config(archive, tmp_path / "lake"))
+    assert record.counts["duplicates with conflicting labels"] == 1
+    _, quarantine = outcomes(tmp_path / "lake")
+    assert quarantine["detail"].item().startswith("same bytes as a.png; conflicting labels in Mass:")
 
 
 def test_the_summary_tells_the_findings_that_were_taken(archive: Path, tmp_path: Path) -> None:
@@ -242,7 +317,7 @@ def test_the_summary_tells_the_findings_that_were_taken(archive: Path, tmp_path:
 
 def test_a_lost_row_is_noticed(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append = Table.append
-    monkeypatch.setattr(Table, "append", lambda table, rows: append(table, rows.limit(rows.count() - 1)))
+    monkeypatch.setattr(Table, "append", lambda table, rows, *_: append(table, rows.limit(rows.count() - 1)))
     with pytest.raises(LakeError, match="books do not balance"):
         ingest(config(archive, tmp_path / "lake"))
 
