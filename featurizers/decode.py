@@ -1,28 +1,51 @@
 """Bytes of any supported file to one greyscale radiograph, or one `DecodeError` that says why not.
 
-The format is read from the bytes, never from a name, and its module decodes: `raster` JPEG and PNG, `dicom` DICOM.
-They check sizes on the header, before any pixel memory is asked for, so that a decompression bomb costs microseconds.
+The format is read from the bytes, never from a name, and its module decodes:
+
+=========  ==============  ==========================================================================
+format     module          decoder
+=========  ==============  ==========================================================================
+JPEG       `raster`        Pillow (libjpeg-turbo); GDCM where it has 12 bits
+PNG        `raster`        Pillow (zlib-ng)
+TIFF       `tiff`          Pillow (libtiff)
+NPY        `npy`           NumPy
+DICOM      `dicom`         pydicom; `dicom_frames` lists the decoder of each transfer syntax
+=========  ==============  ==========================================================================
+
+All check sizes on the header, before any pixel memory is asked for, so that a decompression bomb costs microseconds.
+`raster` and `dicom_frames` run GDCM in a process of its own (`gdcm_process`), because damaged frames make it end the
+one that it runs in. Grey values are made by `greyscale`, for DICOM after its own pipeline in `dicom_grey`.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from featurizers.dicom import DICOM_MAGIC, DICOM_MAGIC_OFFSET, dicom_to_radiograph, is_bare_dicom
 from featurizers.errors import DecodeError
+from featurizers.npy import NPY_MAGIC, npy_to_radiograph
 from featurizers.radiograph import DecodeLimits, Radiograph
 from featurizers.raster import JPEG_MAGIC, PNG_MAGIC, jpeg_to_radiograph, png_to_radiograph
 from featurizers.reasons import Reason
+from featurizers.tiff import BIG_TIFF_MAGICS, TIFF_MAGICS, tiff_to_radiograph
+
+_Decoder: TypeAlias = Callable[[bytes, DecodeLimits], Radiograph]
+
+_DECODERS: tuple[tuple[bytes, _Decoder], ...] = (
+    (JPEG_MAGIC, jpeg_to_radiograph),
+    (PNG_MAGIC, png_to_radiograph),
+    *((magic, tiff_to_radiograph) for magic in (*TIFF_MAGICS, *BIG_TIFF_MAGICS)),
+    (NPY_MAGIC, npy_to_radiograph),
+)
 
 # What people put into archives by mistake, so that the message can name it.
 _OTHER_FORMATS = (
     (b"GIF8", "a GIF"),
     (b"BM", "a BMP"),
-    (b"II*\x00", "a TIFF"),
-    (b"MM\x00*", "a TIFF"),
     (b"RIFF", "a WebP or other RIFF file"),
     (b"\x00\x00\x00\x0cjP  ", "a bare JPEG 2000 file"),
     (b"\xff\x4f\xff\x51", "a bare JPEG 2000 codestream"),
@@ -37,18 +60,17 @@ _DEFAULT_LIMITS = DecodeLimits()
 #: What decides a radiograph's pixels; changes whenever decoding, here or in the modules that
 #: this one calls, would give others for the same bytes.
 RULES = (
-    "decode version 1: MONOCHROME1 as 2^BitsStored-1-x after the modality LUT, VOI LUT or first window, else 0.5 "
-    "to 99.5 percentiles above 8 bits; JPEG 2000 by OpenJPEG"
+    "decode version 2: MONOCHROME1 as 2^BitsStored-1-x after the modality LUT, VOI LUT or first window, else 0.5 "
+    "to 99.5 percentiles above 8 bits, of colour's luma too; bits outside of Bits Stored masked; JPEG 2000 by OpenJPEG"
 )
 
 
 def decode_radiograph(data: bytes, limits: DecodeLimits = _DEFAULT_LIMITS) -> Radiograph:
-    """Decode the bytes of one JPEG, PNG or DICOM file.
+    """Decode the bytes of one JPEG, PNG, TIFF, NPY or DICOM file.
 
-    8-bit grey values are kept exactly. Colour becomes ITU-R 601 luma. Transparency is laid over black. JPEG and PNG
-    are turned as their EXIF orientation says. 16-bit grey PNGs, and DICOM of more than 8 bits with neither VOI LUT nor
-    window, are stretched between the `greyscale.STRETCH_PERCENTILES` of their pixels. 16-bit colour PNGs keep their top
-    byte.
+    8-bit grey values are kept exactly. Colour becomes ITU-R 601 luma. Transparency is laid over black. JPEG, PNG and
+    TIFF are turned as their orientation tag says. What has more than 8 bits, grey or colour, is stretched between the
+    `greyscale.STRETCH_PERCENTILES` of its pixels, DICOM only where it has neither VOI LUT nor window.
 
     Args:
         data: the whole file.
@@ -67,24 +89,36 @@ def decode_radiograph(data: bytes, limits: DecodeLimits = _DEFAULT_LIMITS) -> Ra
         )
     try:
         with _quiet():
-            if data.startswith(JPEG_MAGIC):
-                return jpeg_to_radiograph(data, limits)
-            if data.startswith(PNG_MAGIC):
-                return png_to_radiograph(data, limits)
-            if data.startswith(DICOM_MAGIC, DICOM_MAGIC_OFFSET) or is_bare_dicom(data):
-                return dicom_to_radiograph(data, limits)
+            return _decoder_of(data)(data, limits)
     except DecodeError:
         raise
+    except MemoryError:
+        raise DecodeError(
+            Reason.TOO_MUCH_MEMORY,
+            "decoding asked for more memory than this process may have; raise its limit if the file is sound",
+        ) from None
     except Exception as error:
         # The exception's own text may quote values of the file, a patient's among them: only its class is told.
         raise DecodeError(
             Reason.CORRUPT_IMAGE,
             f"the decoder gave up with {type(error).__name__}; the file is damaged, copy it again from its source",
         ) from None
+
+
+def _decoder_of(data: bytes) -> _Decoder:
+    """The decoder of a file's format, told by its first bytes."""
+    if data.startswith(DICOM_MAGIC, DICOM_MAGIC_OFFSET):  # first, as a DICOM preamble may hold a TIFF's header
+        return dicom_to_radiograph
+    for magic, decoder in _DECODERS:
+        if data.startswith(magic):
+            return decoder
+    if is_bare_dicom(data):
+        return dicom_to_radiograph
     found = next((name for magic, name in _OTHER_FORMATS if data.startswith(magic)), "something else")
     raise DecodeError(
         Reason.NOT_AN_IMAGE,
-        f"expected JPEG, PNG or DICOM, found {found} (first bytes {data[:4].hex(' ')}); convert it or leave it out",
+        f"expected JPEG, PNG, TIFF, NPY or DICOM, found {found} (first bytes {data[:4].hex(' ')}); "
+        "convert it or leave it out",
     )
 
 

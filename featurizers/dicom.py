@@ -1,12 +1,12 @@
 """Bytes of a DICOM file or bare data set to a radiograph, or one `DecodeError` that says why not.
 
-Stored values go through the grayscale pipeline of PS3.3 C.11 and PS3.4 N.2: modality LUT, VOI LUT or window, then
-polarity. The stored values themselves come from `dicom_frames`.
+What is read and what is refused is decided here, on the elements that describe the pixels. `dicom_frames` gives the
+pixels themselves, `dicom_grey` their grey values.
 """
 
 from __future__ import annotations
 
-import struct
+import math
 import zlib
 from io import BytesIO
 
@@ -16,16 +16,20 @@ import pydicom
 from PIL import Image
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
-from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.pixels.processing import apply_color_lut
 
 from featurizers.dicom_frames import PLUGINS, stored_pixels, unsupported
+from featurizers.dicom_grey import high_bit, render_monochrome
 from featurizers.errors import DecodeError
-from featurizers.greyscale import Values, fraction, histogram, robust_range, to_uint8
+from featurizers.greyscale import stretch, to_luma, to_luma16
 from featurizers.radiograph import PALETTE, DecodeLimits, Pixels, Radiograph, check_size, corrupt
 from featurizers.reasons import Reason
 
 DICOM_MAGIC, DICOM_MAGIC_OFFSET = b"DICM", 128
+
+_PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"  # (7FE0,0010), little endian, as all compressed transfer syntaxes are
 
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = (
@@ -36,6 +40,19 @@ _COLOUR = (
     "YBR_PARTIAL_422",
     "YBR_ICT",
     "YBR_RCT",
+)
+
+# What decodes pixels as the words that were stored: no codec of its own, RLE.
+_WORDS = ("", "pydicom")
+
+_REQUIRED = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
 )
 
 # The only elements that are read: what identifies a patient is skipped, not filtered afterwards.
@@ -53,6 +70,9 @@ _DICOM_KEYWORDS = (
     "HighBit",
     "PixelRepresentation",
     "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
     "ModalityLUTSequence",
     "RescaleSlope",
     "RescaleIntercept",
@@ -80,6 +100,8 @@ def is_bare_dicom(data: bytes) -> bool:
     if data[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         return False
     try:
+        if _is_deflated(_file_meta(BytesIO(data))):
+            return True  # only `dicom_to_radiograph` bounds what it inflates to
         ds = pydicom.dcmread(BytesIO(data), force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         sop_class = str(ds.get("SOPClassUID", ""))
     except Exception:
@@ -95,46 +117,53 @@ def dicom_to_radiograph(data: bytes, limits: DecodeLimits) -> Radiograph:
         DecodeError: TOO_LARGE, TOO_SMALL, NO_PIXEL_DATA, UNSUPPORTED_DICOM, CORRUPT_IMAGE; a decoder's own exception
             where it gives up.
     """
-    _check_inflated_size(data, limits)
-    ds = pydicom.dcmread(BytesIO(data), force=True, specific_tags=list(_DICOM_KEYWORDS))
+    ds = pydicom.dcmread(BytesIO(_inflated(data, limits)), force=True, specific_tags=list(_DICOM_KEYWORDS))
     if "PixelData" not in ds:
+        if not ds and _PIXEL_DATA_TAG in data:  # pydicom gives nothing where compressed frames break off
+            raise corrupt("the DICOM file ends within its Pixel Data: it is truncated")
         raise DecodeError(
             Reason.NO_PIXEL_DATA,
             "the DICOM data set has no Pixel Data: it is a report, a directory or a stripped copy; leave it out",
         )
+    if any(ds.get(keyword) in (None, "") for keyword in _REQUIRED):
+        raise corrupt("the DICOM data set lacks an element that every image has, such as Rows or Bits Stored")
     rows, columns, bits = int(ds.Rows), int(ds.Columns), int(ds.BitsStored)
     check_size(rows, columns, limits)
     photometric = _check_supported(ds)
-    stored = stored_pixels(ds)
-    if stored.shape[:2] != (rows, columns):
+    words = stored_pixels(ds)
+    if words.shape[:2] != (rows, columns):
         raise corrupt("the decoded image has another size than Rows × Columns")
-    if photometric in _MONOCHROME:
-        return Radiograph(_render_monochrome(stored, ds), bits, photometric)
-    if photometric == PALETTE:
-        rgb = apply_color_lut(stored, ds)[..., :3]
-        shift = (rgb.dtype.itemsize - 1) * 8
-    else:
-        rgb, shift = stored, max(bits - 8, 0)
-    return Radiograph(np.array(Image.fromarray((rgb >> shift).astype(np.uint8)).convert("L")), bits, photometric)
+    pixels = render_monochrome(words, ds) if photometric in _MONOCHROME else _render_colour(words, ds)
+    return Radiograph(pixels, bits, photometric, _pixel_spacing(ds))
 
 
-def _check_inflated_size(data: bytes, limits: DecodeLimits) -> None:
-    """Inflate a deflated data set piece by piece: pydicom would do so in one piece, whatever its size."""
-    if uid.DeflatedExplicitVRLittleEndian.encode() not in data[: DICOM_MAGIC_OFFSET + 2048]:
-        return
-    # (0002,0000) File Meta Information Group Length, UL, comes right after the magic (PS3.10, 7.1).
-    (group_length,) = struct.unpack_from("<I", data, DICOM_MAGIC_OFFSET + 12)
-    inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    rest = data[DICOM_MAGIC_OFFSET + 16 + group_length :]
-    while rest and not inflater.eof:
-        total += len(inflater.decompress(rest, 2**20))
-        rest = inflater.unconsumed_tail
-        if total > limits.max_bytes:
-            raise DecodeError(
-                Reason.TOO_LARGE,
-                f"the deflated data set inflates to more than the limit of {limits.max_bytes} bytes; "
-                "raise max_bytes if the file is sound",
-            )
+def _file_meta(stream: BytesIO) -> FileMetaDataset:
+    """The file meta information, by the functions that `dcmread` uses; the stream is left at the data set's start."""
+    read_preamble(stream, force=True)
+    return _read_file_meta_info(stream)
+
+
+def _is_deflated(meta: FileMetaDataset) -> bool:
+    return bool(meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian)
+
+
+def _inflated(data: bytes, limits: DecodeLimits) -> bytes:
+    """The file with its data set inflated, if it is deflated: pydicom would do so in one piece, whatever its size."""
+    stream = BytesIO(data)
+    if not _is_deflated(_file_meta(stream)):
+        return data
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = inflater.decompress(stream.getbuffer()[stream.tell() :], limits.max_bytes + 1)
+    if len(body) > limits.max_bytes:
+        raise DecodeError(
+            Reason.TOO_LARGE,
+            f"the deflated data set inflates to more than the limit of {limits.max_bytes} bytes; "
+            "raise max_bytes if the file is sound",
+        )
+    if not inflater.eof:
+        raise corrupt("the deflated data set is truncated")
+    syntax = uid.DeflatedExplicitVRLittleEndian.encode()
+    return data[: stream.tell()].replace(syntax, uid.ExplicitVRLittleEndian.encode().ljust(len(syntax), b"\0")) + body
 
 
 def _check_supported(ds: pydicom.FileDataset) -> str:
@@ -150,11 +179,15 @@ def _check_supported(ds: pydicom.FileDataset) -> str:
         raise unsupported(f"the transfer syntax is {name}", "transcode it to JPEG 2000 or to Explicit VR Little Endian")
     if int(ds.get("NumberOfFrames") or 1) != 1:
         raise unsupported("the image has several frames", "export the radiograph as a single frame")
-    if int(ds.get("HighBit", ds.BitsStored - 1)) != int(ds.BitsStored) - 1:
-        # Older files may keep their pixels elsewhere in the word; pydicom does not shift them.
-        raise unsupported("the pixels' High Bit is not Bits Stored - 1", "convert the file to a current pixel layout")
-    if int(ds.BitsAllocated) > 16 or int(ds.BitsStored) > 16:
+    allocated, stored = int(ds.BitsAllocated), int(ds.BitsStored)
+    if allocated > 16 or stored > 16:
         raise unsupported("the image has more than 16 bits per sample", "export it with 16 bits or fewer")
+    if allocated not in (1, 8, 16):
+        raise unsupported("Bits Allocated is not 1, 8 or 16", "convert the file to a current pixel layout")
+    if not 0 < stored <= high_bit(ds) + 1 <= allocated:
+        raise corrupt("Bits Stored and High Bit do not fit Bits Allocated")
+    if high_bit(ds) != stored - 1 and (PLUGINS[syntax] not in _WORDS or int(ds.SamplesPerPixel) != 1):
+        raise unsupported("the compressed or colour pixels' High Bit is not Bits Stored - 1", "decompress the file")
     photometric = str(ds.PhotometricInterpretation)
     if photometric not in (*_MONOCHROME, *_COLOUR, PALETTE):
         raise unsupported("the Photometric Interpretation is unknown", "export it as MONOCHROME2")
@@ -163,65 +196,23 @@ def _check_supported(ds: pydicom.FileDataset) -> str:
     return photometric
 
 
-def _render_monochrome(stored: npt.NDArray[np.integer], ds: Dataset) -> Pixels:
-    """Run the grayscale pipeline once for every value that can be stored, then look the pixels up.
-
-    Polarity: DICOM shows MONOCHROME1's lowest value as white. Without a window that is 2^BitsStored - 1 - x after the
-    modality LUT. With one, the windowed output is inverted instead, because window centres are given in modality
-    units; the two agree wherever both maps are affine.
-    """
-    unsigned = np.dtype(f"u{stored.dtype.itemsize}")
-    index = stored.view(unsigned)
-    # In the order of the unsigned view, so that negative stored values find their place.
-    domain = np.arange(2 ** (8 * unsigned.itemsize), dtype=unsigned).view(stored.dtype)
-    values = apply_modality_lut(domain, ds).astype(np.float64)
-    fractions = _apply_voi_lut(values, ds)
-    if fractions is None:
-        low, high = _stored_range(domain, values, index, ds)
-        fractions = fraction(values, low, high)
-    if ds.PhotometricInterpretation == "MONOCHROME1":
-        fractions = 1 - fractions
-    grey: Pixels = to_uint8(fractions)[index]
-    return grey
+def _render_colour(samples: npt.NDArray[np.integer], ds: pydicom.FileDataset) -> Pixels:
+    """Luma of (rows, columns, 3) samples, or of (rows, columns) indices into the palette."""
+    if ds.PhotometricInterpretation == PALETTE:
+        samples = apply_color_lut(samples, ds)[..., :3]
+        samples = samples >> (samples.dtype.itemsize - 1) * 8  # a palette's colours are a display's: no stretch
+    elif int(ds.BitsStored) > 8:
+        return stretch(to_luma16(samples.astype(np.uint16, copy=False)))
+    return np.array(to_luma(Image.fromarray(samples.astype(np.uint8, copy=False))))
 
 
-def _apply_voi_lut(values: Values, ds: Dataset) -> Values | None:
-    """Values after the VOI LUT or else the first window, as fractions of the output range; None if there is neither."""
-    if ds.get("VOILUTSequence"):
-        output = apply_voi(np.rint(values).astype(np.int64), ds)
-        return output / float(2 ** int(ds.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    center, width = _first(ds, "WindowCenter"), _first(ds, "WindowWidth")
-    if center is None or width is None:
-        return None
-    function = str(ds.get("VOILUTFunction") or "LINEAR").upper()
-    # PS3.3 C.11.2.1.2.1, C.11.2.1.3.2 and C.11.2.1.3.1
-    if function == "LINEAR" and width >= 1:
-        return fraction(values, center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
-    if function == "LINEAR_EXACT" and width > 0:
-        return fraction(values, center - width / 2, center + width / 2)
-    if function == "SIGMOID" and width > 0:
-        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -500, 500)))
-    raise corrupt("the window's width or VOI LUT Function is not one that DICOM defines")
-
-
-def _first(ds: Dataset, keyword: str) -> float | None:
-    value = ds.get(keyword)
-    if isinstance(value, pydicom.multival.MultiValue):
-        value = value[0] if value else None
-    return None if value is None else float(value)
-
-
-def _stored_range(
-    domain: npt.NDArray[np.integer], values: Values, index: npt.NDArray[np.unsignedinteger], ds: Dataset
-) -> tuple[float, float]:
-    """Darkest and brightest value of a file without window: all that 8 bits can hold, or else robust percentiles."""
-    bits = int(ds.BitsStored)
-    if bits <= 8 and "ModalityLUTSequence" not in ds:
-        lowest = -(2 ** (bits - 1)) if ds.PixelRepresentation else 0
-        held = values[(domain >= lowest) & (domain < lowest + 2**bits)]
-        return float(held.min()), float(held.max())
-    counts = histogram(index, values.size)
-    padding = domain == ds.get("PixelPaddingValue")
-    if counts[~padding].any():
-        counts[padding] = 0
-    return robust_range(values, counts)
+def _pixel_spacing(ds: pydicom.FileDataset) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns (PS3.3 10.7.1.3): as calibrated, else at the detector."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        try:
+            rows, columns = (float(number) for number in ds.get(keyword) or ())
+        except (TypeError, ValueError):  # absent or ill-written; it is not worth the image
+            continue
+        if 0 < rows < math.inf and 0 < columns < math.inf:
+            return rows, columns
+    return None

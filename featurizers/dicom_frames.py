@@ -15,14 +15,8 @@ may end its process, runs in a child.
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import signal
 import struct
-from collections.abc import Callable
-from io import BytesIO
 
-import gdcm  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 from pydicom import uid
@@ -31,8 +25,9 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.utils import pixel_array
 
 from featurizers.errors import DecodeError
+from featurizers.gdcm_process import decode_extended_jpeg, in_child
 from featurizers.radiograph import corrupt
-from featurizers.raster import check_jpeg_end, jpeg_header
+from featurizers.raster import check_end_marker, check_jpeg_scan, jpeg_header
 from featurizers.reasons import Reason
 
 #: pydicom's decoding plug-in of each transfer syntax that is read; none for what is not compressed.
@@ -54,12 +49,18 @@ PLUGINS = {
     uid.ExplicitVRBigEndian: "",
     uid.DeflatedExplicitVRLittleEndian: "",
 }
+#: Transfer syntaxes whose decoded values may be others than those that were encoded.
+LOSSY = (
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+    uid.HTJ2K,
+)
 _J2K_PLUGIN = "pylibjpeg"
 _J2K_MAGIC = b"\xff\x4f\xff\x51"  # ITU-T T.800: SOC, then SIZ
+_RLE_HEADER_BYTES = 64  # PS3.5, G.5
 _JPEG_PLUGINS = ("pillow", "gdcm")
-
-# Far more than GDCM needs for the largest image that the limits let through.
-_CHILD_SECONDS = 60
 
 
 def unsupported(what: str, remedy: str) -> DecodeError:
@@ -68,60 +69,49 @@ def unsupported(what: str, remedy: str) -> DecodeError:
 
 
 def stored_pixels(ds: Dataset) -> npt.NDArray[np.integer]:
-    """Stored values, (rows, columns) or (rows, columns, 3), in native byte order and an 8- or 16-bit integer type."""
+    """Pixel words, (rows, columns) or (rows, columns, 3), in native byte order and an 8- or 16-bit integer type.
+
+    Bits outside of Bits Stored are as the file has them in grey images, and cleared in colour. Y'CbCr is made RGB.
+    """
     syntax = ds.file_meta.TransferSyntaxUID
     plugin = PLUGINS[syntax]
     if syntax.is_compressed and syntax.is_encapsulated:
         frame = get_frame(ds.PixelData, 0, number_of_frames=1)
         if plugin in _JPEG_PLUGINS:
             header = jpeg_header(frame)
-            check_jpeg_end(frame, header.scan_offset)
+            check_jpeg_scan(frame, header)
             _check_frame(ds, header.rows, header.columns, header.components, header.precision)
             if plugin == "gdcm":
-                twelve = syntax == uid.JPEGExtended12Bit and header.precision > 8
-                return _in_child(lambda: _decode_extended(frame, ds) if twelve else _decode_by(plugin, ds))
+                if syntax == uid.JPEGExtended12Bit and header.precision > 8:
+                    return _decode_extended(frame, ds)
+                return in_child(lambda: _decode_by(plugin, ds))
         elif plugin == _J2K_PLUGIN:
             # Some writers wrap the codestream in JP2 boxes, against PS3.5 8.2.4; pydicom loops on a damaged one.
             frame = frame[max(frame.find(_J2K_MAGIC), 0) :]
             _check_frame(ds, *_j2k_header(frame))
+            check_end_marker(frame, 0)
             ds.PixelData = encapsulate([frame])
+        elif len(frame) > _most_rle_bytes(ds):
+            raise corrupt("the RLE frame has more bytes than its image can need")
     return _decode_by(plugin, ds)
 
 
+def _most_rle_bytes(ds: Dataset) -> int:
+    """Bytes of a frame of two-byte samples in runs of one, which double them; pydicom expands whatever is there."""
+    return _RLE_HEADER_BYTES + 2 * 2 * int(ds.Rows) * int(ds.Columns) * int(ds.SamplesPerPixel)
+
+
 def _decode_by(plugin: str, ds: Dataset) -> npt.NDArray[np.integer]:
-    pixels: npt.NDArray[np.integer] = pixel_array(ds, index=0, decoding_plugin=plugin)
+    pixels: npt.NDArray[np.integer] = pixel_array(
+        ds, index=0, decoding_plugin=plugin, correct_unused_bits=int(ds.SamplesPerPixel) > 1, view_only=True
+    )
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _in_child(decode: Callable[[], npt.NDArray[np.integer]]) -> npt.NDArray[np.integer]:
-    """Run a decoder in a forked process: GDCM ends the process it runs in on some damaged frames.
-
-    The child's standard error is closed, because GDCM writes there what no Python setting silences.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            # Its default action ends the child: a decoder that hangs costs one image.
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(_CHILD_SECONDS)
-            faulthandler.disable()
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            os.close(reader)
-            answer = BytesIO()
-            np.save(answer, decode(), allow_pickle=False)
-            with os.fdopen(writer, "wb") as pipe:
-                pipe.write(answer.getbuffer())
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        sent = pipe.read()
-    if os.waitpid(child, 0)[1] != 0:
-        raise corrupt("GDCM could not decode the compressed frame")
-    pixels: npt.NDArray[np.integer] = np.load(BytesIO(sent), allow_pickle=False)
-    return pixels
+def _decode_extended(frame: bytes, ds: Dataset) -> npt.NDArray[np.integer]:
+    if ds.PixelRepresentation != 0 or ds.SamplesPerPixel != 1:
+        raise unsupported("signed or colour JPEG extended of 12 bits is not read", "transcode it to JPEG lossless")
+    return in_child(lambda: decode_extended_jpeg(frame, int(ds.Rows), int(ds.Columns)))
 
 
 def _check_frame(ds: Dataset, rows: int, columns: int, components: int, precision: int) -> None:
@@ -139,26 +129,3 @@ def _j2k_header(frame: bytes) -> tuple[int, int, int, int]:
     right, bottom, left, top = struct.unpack_from(">4I", frame, 8)
     components, depth = struct.unpack_from(">HB", frame, 40)
     return bottom - top, right - left, components, (depth & 0x7F) + 1
-
-
-def _decode_extended(frame: bytes, ds: Dataset) -> npt.NDArray[np.uint16]:
-    """Decode JPEG extended of 12 bits (process 4) by GDCM itself: GDCM does, but pydicom's plugin refuses."""
-    if ds.PixelRepresentation != 0 or ds.SamplesPerPixel != 1:
-        raise unsupported("signed or colour JPEG extended of 12 bits is not read", "transcode it to JPEG lossless")
-    rows, columns = int(ds.Rows), int(ds.Columns)
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(frame)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((columns, rows, 1))
-    image.SetDataElement(element)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
-    # GDCM's Python binding hands bytes out as text.
-    buffer = image.GetBuffer().encode("utf-8", "surrogateescape")
-    return np.frombuffer(buffer, dtype="<u2").astype(np.uint16).reshape(rows, columns)

@@ -14,7 +14,7 @@ from featurizers.reasons import Reason
 #: (rows, columns) grey values of 8 bits.
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
-#: DICOM's Photometric Interpretation of indexed colour, told of an indexed PNG too.
+#: DICOM's Photometric Interpretation of indexed colour, told of an indexed PNG or TIFF too.
 PALETTE = "PALETTE COLOR"
 
 
@@ -25,12 +25,12 @@ class DecodeLimits:
     Attributes:
         max_pixels: most rows × columns that a header may declare.
         max_bytes: most bytes of one file, and of a deflated DICOM data set once inflated.
-        min_side: fewest pixels of either side.
+        min_side: fewest pixels of either side; the default takes MedMNIST's smallest images.
     """
 
     max_pixels: int = 100_000_000
     max_bytes: int = 256 * 2**20
-    min_side: int = 32
+    min_side: int = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,16 @@ class Radiograph:
     Attributes:
         pixels: (rows, columns) uint8 greyscale in the sense of MONOCHROME2: dense tissue, such as bone, is bright.
         bits: bits stored per sample in the file (DICOM's Bits Stored): 1, 8, 12, 15, 16, …
-        photometric: DICOM's Photometric Interpretation of the file, or its equivalent for JPEG and PNG: MONOCHROME2
-            for grey, RGB, CMYK, PALETTE COLOR.
+        photometric: DICOM's Photometric Interpretation of the file, or its equivalent for other formats: MONOCHROME2
+            for grey, MONOCHROME1 for a MINISWHITE TIFF, RGB, CMYK, PALETTE COLOR.
+        pixel_spacing: millimetres between the centres of rows, and of columns: DICOM's Pixel Spacing, else Imager
+            Pixel Spacing. None where a file has neither; densities of other formats are a scanner's or a printer's.
     """
 
     pixels: Pixels
     bits: int
     photometric: str
+    pixel_spacing: tuple[float, float] | None = None
 
 
 def check_size(rows: int, columns: int, limits: DecodeLimits) -> None:
@@ -72,3 +75,8 @@ def check_size(rows: int, columns: int, limits: DecodeLimits) -> None:
 def corrupt(what: str) -> DecodeError:
     """The error for bytes that contradict their format."""
     return DecodeError(Reason.CORRUPT_IMAGE, f"{what}; copy the file again from its source")
+
+
+def unsupported_image(what: str, remedy: str) -> DecodeError:
+    """The error for a sound file, DICOM excepted, of a kind that is not read."""
+    return DecodeError(Reason.UNSUPPORTED_IMAGE, f"{what}; {remedy}")

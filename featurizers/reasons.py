@@ -16,9 +16,7 @@ class Reason(StrEnum):
     EMPTY_FILE = "empty_file"
     """It has no bytes."""
     DUPLICATE = "duplicate"
-    """Another input is the same image and has the same labels; that one is kept."""
-    CONFLICTING_DUPLICATE = "conflicting_duplicate"
-    """Another input has the same bytes and other labels or another patient; that one is kept, and is in doubt."""
+    """Another input is the same image, and is kept; the detail tells where the two have conflicting labels."""
     NO_LABEL = "no_label"
     """It is in the archive, and no row of the label files tells whose it is."""
 
