@@ -20,7 +20,17 @@ from pipelines.folders import Folder
 RETRY_PAUSES = (0.5, 2.0)
 
 #: What object stores and file systems call the mark that changes with a file's content, the surest first.
-_VERSION_FIELDS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated")
+_VERSION_FIELDS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "content_md5",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,16 @@ from featurizers.backbones import get_backbone, load_weights
 from featurizers.crops import CropSettings, encode_png
 from featurizers.embedder import Embedder
 from featurizers.radiograph import DecodeLimits
+from pipelines.archives import FileImages
+from pipelines.folders import Folder
+from pipelines.identities import Identities
 from pipelines.ingest import IngestConfig, ingest
-from pipelines.ingest_worker import StudyReader
+from pipelines.ingest_worker import StudyReader, WorkerLimits
 from pipelines.listing import LISTING
+from pipelines.policy import Policy
+from pipelines.pseudonyms import Pseudonymizer
 from pipelines.session import spark_session
+from pipelines.splits import SplitFractions
 
 SIDE = 64
 BATCH = 64
@@ -78,9 +84,17 @@ def reader(folder: Path, images: int) -> dict[str, float]:
         for start in range(0, images, BATCH):
             yield pa.RecordBatch.from_pylist([row | {"position": start + i} for i in range(BATCH)], LISTING)
 
-    rows = sum(b.num_rows for b in StudyReader(str(folder / "one"), DecodeLimits(), CropSettings()).read_all(batches()))
+    study_reader = StudyReader(
+        FileImages(Folder.at(str(folder / "one")), 2**20),
+        Identities(Pseudonymizer(b"", "one"), SplitFractions(0.1, 0.1), are_public=True),
+        Policy(frozenset(), images_are_chosen=True),
+        WorkerLimits(DecodeLimits(), seconds=60, memory=2**31),
+        CropSettings(),
+    )
+    rows = sum(batch.num_rows for batch in study_reader.read_all(batches()))
     assert rows >= images
-    return {"ingest worker, peak RSS MB": peak_mb()}
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"ingest worker, peak RSS MB": peak_mb(), "its child, peak RSS MB": child}
 
 
 def embedder(folder: Path, images: int) -> dict[str, float]:
