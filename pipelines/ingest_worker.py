@@ -55,7 +55,7 @@ class WorkerLimits:
     Attributes:
         decode: sizes.
         seconds: from its turn on.
-        memory: bytes beyond what a worker has when it starts.
+        memory: bytes beyond what a worker has when it starts, and beyond the files that it reads ahead.
     """
 
     decode: DecodeLimits
@@ -93,7 +93,9 @@ class StudyReader:
             batches: inputs.
             count: told how many inputs each finished batch held.
         """
-        with Isolated(self._read_rows, self.limits.seconds, self.limits.memory) as isolated:
+        # Files that wait for their turn are no cost of the image that is worked on.
+        memory = self.limits.memory + READ_AHEAD * self.limits.decode.max_bytes
+        with Isolated(self._read_rows, self.limits.seconds, memory) as isolated:
             for batch in batches:
                 listed = batch.to_pylist(maps_as_pydicts=None)
                 self.images.prepare(told["path"] for told in listed if not told["reason"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import multiprocessing
 import resource
@@ -91,7 +92,7 @@ class Isolated(Generic[Item, Result]):
                     yield pipe.recv()
                     done += 1
                 rest = []
-            except (EOFError, ConnectionResetError):
+            except (EOFError, ConnectionError):
                 yield self._bury()
                 rest = rest[done + 1 :]
 
@@ -113,17 +114,16 @@ class Isolated(Generic[Item, Result]):
         faulthandler.disable()
         _limit_memory(self._memory)
         alarm = Alarm(self._seconds)
-        while True:
-            try:
+        # The pipe breaks when the parent is gone, and then nobody waits for anything.
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
                 items = pipe.recv()
-            except (EOFError, ConnectionResetError):
-                return
-            alarm.set()
-            for result in self._function(items):
-                alarm.stop()
-                pipe.send(result)
                 alarm.set()
-            alarm.stop()
+                for result in self._function(items):
+                    alarm.stop()
+                    pipe.send(result)
+                    alarm.set()
+                alarm.stop()
 
     def _bury(self) -> Death:
         assert self._child is not None
