@@ -3,57 +3,54 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
-    """One code for each thing that a person would mend in its own way."""
+    """One code for each thing that a person would mend in its own way.
+
+    Attributes:
+        meaning: the code in a few words.
+    """
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Self:
+        """A member: its value is the code."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
 
     # The file.
-    MISSING_FILE = "missing_file"
-    """The label file names it, and it is not in the archive."""
-    UNREADABLE_FILE = "unreadable_file"
-    """The storage refuses it, or failed several times."""
-    EMPTY_FILE = "empty_file"
-    """It has no bytes."""
-    DUPLICATE = "duplicate"
-    """Another input is the same image, and is kept; the detail tells where the two have conflicting labels."""
-    NO_LABEL = "no_label"
-    """It is in the archive, and no row of the label files tells whose it is."""
+    MISSING_FILE = "missing_file", "the labels name it, and the archive lacks it"
+    UNREADABLE_FILE = "unreadable_file", "the storage refused it, or failed several times"
+    EMPTY_FILE = "empty_file", "a file of no bytes"
+    DUPLICATE = "duplicate", "the same image as another input, which is kept; the detail tells of conflicting labels"
+    NO_LABEL = "no_label", "no row of the labels tells whose it is"
 
-    # What the file holds.
-    NOT_AN_IMAGE = "not_an_image"
-    """Its bytes are of no format that is read."""
-    NOT_DICOM = "not_dicom"
-    """It lies among DICOM files and is none, so that nothing tells whose it is."""
-    NO_PIXEL_DATA = "no_pixel_data"
-    """A DICOM object without an image: a report, a plan, a directory."""
-    CORRUPT_IMAGE = "corrupt_image"
-    """Its bytes contradict their format: truncated, damaged, badly written."""
-    UNSUPPORTED_DICOM = "unsupported_dicom"
-    """Sound DICOM of a kind that is not read: several frames, an unknown transfer syntax."""
-    UNSUPPORTED_IMAGE = "unsupported_image"
-    """A sound JPEG, PNG or TIFF of a kind that is not read: several pages, 12-bit JPEG, floating point."""
+    # What it holds.
+    NOT_AN_IMAGE = "not_an_image", "of no format that is read"
+    NOT_DICOM = "not_dicom", "lies among DICOM files and is none, so that nothing tells whose it is"
+    NO_PIXEL_DATA = "no_pixel_data", "DICOM without an image: a report, a plan, a directory"
+    CORRUPT_IMAGE = "corrupt_image", "truncated, damaged or badly written"
+    UNSUPPORTED_DICOM = "unsupported_dicom", "sound DICOM of a kind that is not read, such as several frames"
+    UNSUPPORTED_IMAGE = "unsupported_image", "sound JPEG, PNG or TIFF of a kind that is not read, such as several pages"
 
-    # What the image shows.
-    NOT_CHEST = "not_chest"
-    """Its DICOM header tells another modality or body part; policy.not_chest=ingest takes it."""
-    NOT_FRONTAL = "not_frontal"
-    """Its label or DICOM header tells a lateral view; policy.not_frontal=ingest takes it."""
-    BURNED_IN_ANNOTATION = "burned_in_annotation"
-    """Its DICOM header tells of text in the pixels, which may name somebody; policy.burned_in_annotation=ingest."""
+    # What it shows.
+    NOT_CHEST = "not_chest", "another modality or body part, or none told; policy.not_chest=ingest takes it"
+    NOT_FRONTAL = "not_frontal", "a lateral view; policy.not_frontal=ingest takes it"
+    BURNED_IN_ANNOTATION = (
+        "burned_in_annotation",
+        "text in the pixels, by its header; policy.burned_in_annotation=ingest takes it",
+    )
 
     # What it would cost.
-    TOO_SMALL = "too_small"
-    """Fewer pixels on a side than limits.min_side."""
-    TOO_LARGE = "too_large"
-    """More bytes or pixels than the limits let through."""
-    TOO_SLOW = "too_slow"
-    """It took longer than limits.max_seconds."""
-    TOO_MUCH_MEMORY = "too_much_memory"
-    """It asked for more memory than limits.max_memory_mb."""
+    TOO_SMALL = "too_small", "fewer pixels on a side than limits.min_side"
+    TOO_LARGE = "too_large", "more than limits.max_bytes or limits.max_pixels"
+    TOO_SLOW = "too_slow", "took longer than limits.max_seconds"
+    TOO_MUCH_MEMORY = "too_much_memory", "asked for more memory than limits.max_memory_mb"
 
     # Faults.
-    DECODER_CRASHED = "decoder_crashed"
-    """A decoder ended its process on it; the bytes are damaged, or a library has a fault."""
-    PROCESSING_FAILED = "processing_failed"
-    """A fault of ours: please report it."""
+    DECODER_CRASHED = "decoder_crashed", "a decoder ended its process on it: damaged bytes, or a library's fault"
+    PROCESSING_FAILED = "processing_failed", "a fault of Pleura: please report it"

@@ -136,8 +136,7 @@ class Folder:
                 content = run.names()
                 if SUCCESS in content:
                     committed.append(run)
-                    if REPLACES in content:
-                        replaced.update(run.read_json(REPLACES)["runs"])
+                    replaced.update(run.replaced() if REPLACES in content else ())
         return [run for run in committed if run.name not in replaced]
 
     def dead_runs(self) -> list[Folder]:
@@ -150,5 +149,15 @@ class Folder:
         self.write(SUCCESS, b"")
 
     def replace(self, runs: Sequence[Folder]) -> None:
-        """Say of this run, before it is committed, that it stands for others: with its commit they are gone."""
-        self.write_json(REPLACES, {"runs": [run.name for run in runs]})
+        """Say of this run, before it is committed, that it stands for others: with its commit they are gone.
+
+        What those stood for, this one stands for too, or it would come back with them gone.
+        """
+        names = {run.name for run in runs}
+        for run in runs:
+            names.update(run.replaced())
+        self.write_json(REPLACES, {"runs": sorted(names)})
+
+    def replaced(self) -> list[str]:
+        """The names of the runs that this one stands for."""
+        return list(self.read_json(REPLACES)["runs"]) if REPLACES in self.names() else []

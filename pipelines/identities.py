@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +72,19 @@ class Identities:
 
     def keyed_uri(self, path: str) -> str:
         """What stands for a path of which nothing is known; a public one stands for itself."""
-        return path if self.are_public else self.pseudonymizer.keyed_uri(path)
+        return as_text(path) if self.are_public else self.pseudonymizer.keyed_uri(path)
 
     def _uri(self, record: StudyRecord) -> str:
         if self.are_public:
-            return record.path
+            return as_text(record.path)
         if record.patient_id is None:
             return self.pseudonymizer.keyed_uri(record.path)
         return self.pseudonymizer.uri(record.path, record.patient_id, record.study_id or "")
+
+
+def as_text(path: str) -> str:
+    """A path as text: file names are bytes, and not all of them are UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def age_told(years: float | None) -> float | None:

@@ -91,8 +91,8 @@ class PolicyConfig(Config):
 
     def of(self, source: str) -> Policy:
         """The policy for the images of a source."""
-        admitted = {Reason(name) for name, treatment in self.model_dump().items() if treatment == "ingest"}
-        return Policy(frozenset(admitted), images_are_chosen=source == "manifest")
+        admitted = frozenset(reason for reason in Reason if getattr(self, reason, None) == "ingest")
+        return Policy(admitted, images_are_chosen=source == "manifest")
 
 
 class IngestConfig(SparkConfig):
@@ -170,6 +170,7 @@ def ingest(config: IngestConfig) -> JobRecord:
         missing = plan.contents.missing + _take_in_all(plan, lake, intake, record)
         overview = _overview(spark, lake, dataset)
     record.extra["contents"] = asdict(plan.contents) | {"missing": missing}
+    record.extra["complete"] = True
     record.write_beside(lake.studies.folder)
     record.summary = _summary(lake, record, dataclasses.replace(plan.contents, missing=missing), overview)
     if config.strict and missing:

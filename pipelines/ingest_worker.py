@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -97,7 +98,7 @@ class StudyReader:
         memory = self.limits.memory + READ_AHEAD * self.limits.decode.max_bytes
         with Isolated(self._read_rows, self.limits.seconds, memory) as isolated:
             for batch in batches:
-                listed = batch.to_pylist(maps_as_pydicts=None)
+                listed = [told | {"path": os.fsdecode(told["path"])} for told in batch.to_pylist(maps_as_pydicts=None)]
                 self.images.prepare(told["path"] for told in listed if not told["reason"])
                 rows = [
                     self._of_death(told, result) if isinstance(result, Death) else result

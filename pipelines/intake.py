@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -169,7 +170,7 @@ class Intake:
         names = pa.table({name: listed[name] for name in ("position", "stamp", "uri")})
         if self._identities.are_public:
             return names
-        keyed = pa.array([self._identities.keyed_uri(path) for path in listed["path"].to_pylist()])
+        keyed = pa.array([self._identities.keyed_uri(os.fsdecode(path)) for path in listed["path"].to_pylist()])
         again = names.set_column(2, "uri", keyed).filter(pc.not_equal(keyed, names["uri"]))
         return pa.concat_tables([names, again])
 

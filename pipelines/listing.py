@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from pipelines.policy import Policy
 from pipelines.sources.base import Source, StudyRecord
 from pipelines.tables import LABELS
 
-#: Where an input lies goes to the executors, and into no table: a path may carry an identifier. `position` counts the
-#: inputs in the source's order, `row` is the label file's. An input with a `reason` is not read.
+#: Where an input lies, as bytes, which need not be text, goes to the executors, and into no table: a path may carry an
+#: identifier. `position` counts the inputs in the source's order, `row` is the label file's. An input with a `reason`
+#: is not read.
 LISTING = pa.schema(
     [
         pa.field("position", pa.int64()),
-        pa.field("path", pa.string()),
+        pa.field("path", pa.binary()),
         pa.field("row", pa.int64()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
@@ -60,7 +62,7 @@ class Listing:
         rejection = record.rejection or self.policy.of_view(record)
         return {
             "position": position,
-            "path": record.path,
+            "path": os.fsencode(record.path),
             "row": record.row,
             "reason": str(rejection.reason) if rejection else None,
             "detail": rejection.detail if rejection else None,

@@ -69,7 +69,7 @@ class Pseudonymizer:
         return self._digest("check", "")
 
     def _digest(self, kind: str, identifier: str) -> str:
-        message = "\0".join((self.dataset, kind, identifier)).encode()
+        message = "\0".join((self.dataset, kind, identifier)).encode("utf-8", "surrogateescape")
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()
 
 

@@ -56,6 +56,8 @@ def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> No
         ("extract_features", ["lake=nowhere"], "no lake"),
         ("train_head", ["lake=nowhere", "task=binary", "head=mlp"], "no lake"),
         ("score_studies", ["lake=nowhere", "head=binary/mlp"], "no lake"),
+        ("audit_lake", ["lake=nowhere"], "no lake"),
+        ("explore_dataset", ["lake=nowhere"], "no lake"),
         ("make_phantoms", ["out=x", "studies=0"], "studies"),
     ],
 )

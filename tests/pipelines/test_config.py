@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import Field
 
+from pipelines.audit import AuditConfig
 from pipelines.config import Config, HelpRequested, help_text, read_config
 from pipelines.errors import ConfigError
 from pipelines.explore import ExploreConfig
@@ -101,6 +102,7 @@ def test_help_lists_every_key_with_type_default_and_line() -> None:
 JOBS: dict[str, type[Config]] = {
     "make_phantoms": PhantomsConfig,
     "ingest_studies": IngestConfig,
+    "audit_lake": AuditConfig,
     "explore_dataset": ExploreConfig,
     "extract_features": ExtractConfig,
     "train_head": TrainConfig,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -157,6 +158,13 @@ def test_a_lake_inside_the_archive_is_no_part_of_it(archive: Path) -> None:
     written(archive, chest_dataset(unlike(0)))
     for _ in range(2):
         assert run(archive, lake=str(archive / "lake")).counts["inputs"] == 1
+
+
+def test_a_file_name_that_is_no_text_is_an_input_like_the_others(archive: Path) -> None:
+    written(archive, chest_dataset(unlike(0)))
+    (archive / os.fsdecode(b"IM\xff\xfe")).write_bytes(chest_dicom(unlike(1)))
+    assert run(archive).counts["studies"] == 2
+    assert run(archive).counts["known"] == 2
 
 
 def test_images_that_take_too_long_or_too_much_are_told_and_the_others_go_on(archive: Path) -> None:

@@ -44,13 +44,13 @@ def test_chunks_hold_every_record_once_in_order() -> None:
     assert all(chunk.schema == LISTING for chunk in chunks)
     rows = [row for chunk in chunks for row in chunk.to_pylist()]
     assert [row["position"] for row in rows] == list(range(7))
-    assert [row["path"] for row in rows] == [f"{n}.png" for n in range(7)]
+    assert [row["path"] for row in rows] == [f"{n}.png".encode() for n in range(7)]
 
 
 def test_no_identifier_is_in_any_column_but_the_path() -> None:
     (chunk,) = listing(replace(ONE, path="PID-1/S-9.png")).windows(9)
     (row,) = chunk.to_pylist()
-    assert row.pop("path") == "PID-1/S-9.png"
+    assert row.pop("path") == b"PID-1/S-9.png"
     assert "PID-1" not in str(row)
     assert "S-9" not in str(row)
     assert dict(row["findings"]) == {"Mass": 1, "Edema": -1}
