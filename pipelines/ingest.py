@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from pydantic import Field
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
 
 from featurizers.crops import Cropper, CropSettings, describe_crops
@@ -30,7 +31,7 @@ from pipelines.policy import Policy
 from pipelines.progress import Progress, clock
 from pipelines.pseudonyms import PUBLIC_KEY, Pseudonymizer, secret_key
 from pipelines.session import spark_session
-from pipelines.sources.base import Contents, Source
+from pipelines.sources.base import NEGATIVE, POSITIVE, Contents, Source
 from pipelines.sources.chestxray14 import ChestXray14Source
 from pipelines.sources.chexpert import ChexpertSource
 from pipelines.sources.dicom import DicomSource
@@ -129,13 +130,12 @@ class IngestConfig(SparkConfig):
 
 @dataclass(frozen=True)
 class Overview:
-    """What a lake holds of one data set: studies by split and cropper, findings, and inputs still in quarantine."""
+    """What a lake holds of one data set: studies by split, cropper, and finding and value; inputs in quarantine."""
 
-    splits: dict[str, int]
-    croppers: dict[str, int]
-    positive: dict[str, int]
-    negative: dict[str, int]
     quarantined: int
+    splits: Counter[str] = field(default_factory=Counter)
+    croppers: Counter[str] = field(default_factory=Counter)
+    findings: Counter[tuple[str, int]] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -281,19 +281,14 @@ def _missing(contents: Contents) -> str:
 
 def _overview(spark: SparkSession, lake: Lake, dataset: str) -> Overview:
     studies = lake.studies.read(spark).where(F.col("dataset") == dataset)
-    quarantine = lake.quarantine.read(spark).where(F.col("dataset") == dataset)
     told = studies.select(F.explode("findings").alias("finding", "value"))
-    return Overview(
-        splits=_counts(studies, "split"),
-        croppers=_counts(studies, "cropper"),
-        positive=_counts(told.where("value = 1"), "finding"),
-        negative=_counts(told.where("value = 0"), "finding"),
-        quarantined=quarantine.count(),
-    )
-
-
-def _counts(rows: DataFrame, column: str) -> dict[str, int]:
-    return {row[column]: row["count"] for row in rows.groupBy(column).count().collect()}
+    overview = Overview(quarantined=lake.quarantine.count_by("dataset")[(dataset,)])
+    for row in studies.groupBy("split", "cropper").count().collect():
+        overview.splits[row["split"]] += row["count"]
+        overview.croppers[row["cropper"]] += row["count"]
+    for row in told.groupBy("finding", "value").count().collect():
+        overview.findings[row["finding"], row["value"]] += row["count"]
+    return overview
 
 
 def _summary(lake: Lake, record: JobRecord, contents: Contents, overview: Overview) -> str:
@@ -318,10 +313,10 @@ def _summary(lake: Lake, record: JobRecord, contents: Contents, overview: Overvi
             f"{name} {overview.splits[name]:,}" for name in Split if name in overview.splits
         )
         or "none",
-        "lungs not found": f"{overview.croppers.get(Cropper.WHOLE_IMAGE, 0):,} of them, kept as whole images",
+        "lungs not found": f"{overview.croppers[Cropper.WHOLE_IMAGE]:,} of them, kept as whole images",
         "findings +/-": ", ".join(
-            f"{name} {overview.positive.get(name, 0):,}/{overview.negative.get(name, 0):,}"
-            for name in sorted({*overview.positive, *overview.negative})
+            f"{name} {overview.findings[name, POSITIVE]:,}/{overview.findings[name, NEGATIVE]:,}"
+            for name in sorted({name for name, _ in overview.findings})
         )
         or "none",
         "in quarantine": f"{overview.quarantined:,}"

@@ -97,14 +97,20 @@ class StudyReader:
         # Files that wait for their turn are no cost of the image that is worked on.
         memory = self.limits.memory + READ_AHEAD * self.limits.decode.max_bytes
         with Isolated(self._read_rows, self.limits.seconds, memory) as isolated:
+            rows: list[Row] = []
             for batch in batches:
-                listed = [told | {"path": os.fsdecode(told["path"])} for told in batch.to_pylist(maps_as_pydicts=None)]
-                self.images.prepare(told["path"] for told in listed if not told["reason"])
+                told = [row | {"path": os.fsdecode(row["path"])} for row in batch.to_pylist(maps_as_pydicts=None)]
+                self.images.prepare(row["path"] for row in told if not row["reason"])
+                results = isolated.map(told)
+                # The batch before this one becomes Arrow, and goes to Spark, while the child works on this one.
+                if rows:
+                    yield pa.RecordBatch.from_pylist(rows, STAGED)
                 rows = [
-                    self._of_death(told, result) if isinstance(result, Death) else result
-                    for told, result in zip(listed, isolated.map(listed), strict=True)
+                    self._of_death(row, result) if isinstance(result, Death) else result
+                    for row, result in zip(told, results, strict=True)
                 ]
                 count(len(rows))
+            if rows:
                 yield pa.RecordBatch.from_pylist(rows, STAGED)
 
     def _read_rows(self, listed: Sequence[Row]) -> Iterator[Row]:

@@ -82,19 +82,25 @@ class Isolated(Generic[Item, Result]):
         self._end()
 
     def map(self, items: Sequence[Item]) -> Iterator[Result | Death]:
-        """One result or Death for each item, in order."""
+        """One result or Death for each item, in order.
+
+        The child begins at once, and works while the caller does other things before it asks for the results; they
+        must all be taken before the next call.
+        """
         rest = list(items)
-        while rest:
-            pipe = self._send(rest)
-            done = 0
+        return self._results(rest, self._send(rest))
+
+    def _results(self, rest: list[Item], pipe: Connection) -> Iterator[Result | Death]:
+        done = 0
+        while done < len(rest):
             try:
-                while done < len(rest):
-                    yield pipe.recv()
-                    done += 1
-                rest = []
+                yield pipe.recv()
+                done += 1
             except (EOFError, ConnectionError):
                 yield self._bury()
-                rest = rest[done + 1 :]
+                rest, done = rest[done + 1 :], 0
+                if rest:
+                    pipe = self._send(rest)
 
     def _send(self, items: list[Item]) -> Connection:
         if self._pipe is None:

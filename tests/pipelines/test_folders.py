@@ -101,6 +101,21 @@ def test_runs_are_listed_oldest_first_and_only_the_committed(folder: Folder) -> 
     assert [run.read("rows") for run in folder.runs()] == [b"0", b"2", b"4"]
 
 
+def test_a_run_takes_the_place_of_others_as_it_is_committed(folder: Folder) -> None:
+    first, second, third = (folder / f"run=2026010{day}T000000000000-{day}" for day in (1, 2, 3))
+    first.commit()
+    second.replace([first])
+    assert folder.runs() == [first]
+    second.commit()
+    assert folder.runs() == [second]
+    assert folder.dead_runs() == [first]
+    # The first one was not removed: a later run that takes the second one's place must not bring it back.
+    third.replace([second])
+    third.commit()
+    second.remove()
+    assert folder.runs() == [third]
+
+
 def test_a_committed_run_that_is_removed_is_no_run(folder: Folder) -> None:
     first, second = folder.new_run(), folder.new_run()
     first.commit()

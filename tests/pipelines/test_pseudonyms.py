@@ -81,3 +81,34 @@ def test_without_a_key_the_message_says_how_to_make_one(monkeypatch: pytest.Monk
 
 def test_the_secret_is_not_shown() -> None:
     assert "kkkk" not in repr(MINE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["scan-19430217.png", "2019-02-28/a.png", "x_2020.12.31_y.dcm", "1.2.840.113619.2.55.3", "a/b-1.2.840.10008.5.png"],
+)
+def test_dates_and_uids_are_identifiers_without_being_told(path: str) -> None:
+    assert Pseudonymizer(b"k" * 32, "mine").uri(path) != path
+
+
+@pytest.mark.parametrize(
+    "path", ["images_001/00000001_000.png", "20261399.png", "a-1.2.3.png", "IM000123.dcm", "123456789012.png"]
+)
+def test_other_numbers_are_none(path: str) -> None:
+    assert Pseudonymizer(b"k" * 32, "mine").uri(path) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "suffix"),
+    [("a.PNG", ".png"), ("a.dcm", ".dcm"), ("1.2.840.113619", ""), ("IM1.SMITH_JOHN", ""), ("IM1", "")],
+)
+def test_a_pseudonym_keeps_only_an_images_ending(path: str, suffix: str) -> None:
+    uri = Pseudonymizer(b"k" * 32, "mine").keyed_uri(path)
+    assert re.fullmatch(rf"[0-9a-f]{{32}}{re.escape(suffix)}", uri)
+
+
+def test_a_stamp_is_of_a_path_and_a_version() -> None:
+    keys = Pseudonymizer(b"k" * 32, "mine")
+    stamps = {keys.stamp("a", "1"), keys.stamp("a", "2"), keys.stamp("b", "1"), keys.stamp("a1", "")}
+    assert len(stamps) == 4
+    assert keys.stamp("a", "1") == keys.stamp("a", "1")
