@@ -126,11 +126,11 @@ def _decoder_of(data: bytes) -> _Decoder:
 def _quiet() -> Iterator[None]:
     """Silence Pillow's and pydicom's warnings, by `warnings` and by `logging`: they may quote the file's values."""
     logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    # A level would be cheaper to read and dear to set: logging forgets what it knows of all its loggers.
+    was_disabled, logger.disabled = logger.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logger.disabled = was_disabled

@@ -190,8 +190,9 @@ class FileImages:
 
     def _read_once(self, path: str) -> bytes:
         if "://" not in self.archive.uri:
-            with Path(f"{self.archive.uri}/{path}").open("rb") as local:
-                return local.read(self.max_bytes + 1)
+            with Path(f"{self.archive.uri}/{path}").open("rb", buffering=0) as local:
+                # Python takes memory for all that it is asked to read, and a file of its own size is soon there again.
+                return local.read(min(os.fstat(local.fileno()).st_size, self.max_bytes) + 1) or b""
         filesystem, root = fsspec.core.url_to_fs(self.archive.uri)
         with filesystem.open(f"{root}/{path}", "rb") as file:
             return bytes(file.read(self.max_bytes + 1))

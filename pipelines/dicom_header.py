@@ -150,8 +150,7 @@ def read_header(data: bytes) -> DicomHeader | None:
     A single attribute that can't be read counts as missing.
     """
     logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)  # its warnings quote values
+    was_disabled, logger.disabled = logger.disabled, True  # its warnings quote values
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -161,7 +160,7 @@ def read_header(data: bytes) -> DicomHeader | None:
     except Exception:
         return None
     finally:
-        logger.setLevel(level)
+        logger.disabled = was_disabled
 
 
 def _facts(dataset: Dataset) -> DicomHeader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import multiprocessing
 import resource
@@ -20,6 +21,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _FORK = multiprocessing.get_context("fork")
+#: mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (at its highest), bytes; M_ARENA_MAX: threads share one heap.
+_MALLOPT = {-1: 256 * 2**20, -3: 32 * 2**20, -8: 1}
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Isolated(Generic[Item, Result]):
         # A crash is told as a quarantine row, not as a stack in somebody's log.
         faulthandler.disable()
         _limit_memory(self._memory)
+        _keep_freed_memory()
         alarm = Alarm(self._seconds)
         # The pipe breaks when the parent is gone, and then nobody waits for anything.
         with contextlib.suppress(EOFError, ConnectionError):
@@ -145,6 +149,18 @@ class Isolated(Generic[Item, Result]):
             self._child.kill()
             self._child.join()
         self._pipe = self._child = None
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what is freed, up to some images' worth, for the next one.
+
+    By default glibc hands blocks of megabytes back to the system and takes them anew, page by page and zeroed: for
+    2048² images of 16 bits that was 4,000 page faults each, a quarter of the time.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in _MALLOPT.items():
+            mallopt(parameter, value)
 
 
 def _limit_memory(extra: int) -> None:
