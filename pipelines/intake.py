@@ -28,7 +28,7 @@ from pipelines.tables import QUARANTINE, Table
 
 #: Inputs of one Spark task. A task costs some 0.2 s of its own, so few of them; but seconds of work at most, so that
 #: progress is seen, a lost one costs little, and every core has some.
-MOST_PER_TASK, FEWEST_PER_TASK, TASKS_PER_CORE = 512, 32, 3
+MOST_PER_TASK, FEWEST_PER_TASK, TASKS_PER_CORE = 512, 32, 2
 
 LABEL_ROWS_AT_ONCE = 8192
 #: In the detail of a duplicate that is labelled otherwise.

@@ -1,7 +1,7 @@
 """How near ingest comes to its bare functions: images/s from files to committed studies, against a process pool.
 
 Run from the repository's root, with nothing else on the machine:
-  python tests/benchmarks/bench_ingest.py [--images 600] [--kinds jpeg png dicom small] [--csv FILE]
+  python tests/benchmarks/bench_ingest.py [--images N] [--kinds jpeg png dicom small] [--csv FILE]
 
 For each kind of file both sides read, decode, crop and encode the same files in one run, one process per core:
   jpeg   about 1 megapixel, 8 bits
@@ -91,11 +91,12 @@ def dicom(number: int, drawn: list[np.ndarray] = []) -> bytes:  # noqa: B006  dr
     return buffer.getvalue()
 
 
-KINDS: dict[str, tuple[str, Callable[[], Callable[[int], bytes]]]] = {
-    "jpeg": ("kermany", lambda: jpeg((880, 1160))),
-    "png": ("kermany", lambda: png),
-    "dicom": ("dicom", lambda: dicom),
-    "small": ("kermany", lambda: jpeg((224, 224))),
+#: Source, how many files by default (some ten seconds of work), and what writes them.
+KINDS: dict[str, tuple[str, int, Callable[[], Callable[[int], bytes]]]] = {
+    "jpeg": ("kermany", 4000, lambda: jpeg((880, 1160))),
+    "png": ("kermany", 1500, lambda: png),
+    "dicom": ("dicom", 1200, lambda: dicom),
+    "small": ("kermany", 6000, lambda: jpeg((224, 224))),
 }
 
 
@@ -162,7 +163,7 @@ def config(source: str, archive: Path, folder: Path) -> IngestConfig:
 
 def measure(kind: str, images: int, folder: Path) -> Figure:
     """Write the files, run both sides, remove the files."""
-    source, maker = KINDS[kind]
+    source, _, maker = KINDS[kind]
     write = maker()
     place = folder / kind / ("train/NORMAL" if source == "kermany" else "studies")
     place.mkdir(parents=True)
@@ -189,7 +190,7 @@ def measure(kind: str, images: int, folder: Path) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=600, help="files of each kind")
+    parser.add_argument("--images", type=int, help="files of each kind; default: some ten seconds of work")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--csv", help="also write the table to this file")
     arguments = parser.parse_args()
@@ -197,7 +198,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="pleura-bench-"))
     try:
         with spark_session("bench_ingest", None):
-            figures = [measure(kind, arguments.images, folder) for kind in arguments.kinds]
+            figures = [measure(kind, arguments.images or KINDS[kind][1], folder) for kind in arguments.kinds]
     finally:
         shutil.rmtree(folder)
     print(f"\n{'kind':8}{'images':>8}{'pool/s':>10}{'ingest/s':>10}{'ratio':>8}{'worker MB':>11}")
