@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.archives import walk
-from pipelines.errors import SourceError
 from pipelines.folders import Folder
 from pipelines.sources.base import NEGATIVE, POSITIVE, Contents, StudyRecord
+from pipelines.sources.label_files import another_layout
 from pipelines.splits import Split
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -49,10 +49,8 @@ class KermanySource:
         """Count the files in the class folders."""
         count = sum(1 for _ in self.records())
         if not count:
-            raise SourceError(
-                f"'{self.archive.uri}' does not look like Kermany's set: expected images in train/NORMAL and "
-                "train/PNEUMONIA (and test/…), directly or under chest_xray/. Check archive=…"
-            )
+            folders = "images in train/NORMAL and train/PNEUMONIA (and test/…), directly or under chest_xray/"
+            raise another_layout(self.archive, "kermany", folders)
         return Contents(records=count)
 
     def records(self) -> Iterator[StudyRecord]:

@@ -20,30 +20,13 @@ from pipelines.errors import SourceError
 from pipelines.folders import Folder
 from pipelines.npz_images import open_npz, read_array, read_header
 from pipelines.sources.base import NEGATIVE, POSITIVE, Contents, StudyRecord
+from pipelines.sources.chestxray14 import CHESTXRAY14_LABELS
 from pipelines.sources.label_files import another_layout
 from pipelines.splits import Split
 
-#: ChestMNIST's labels 0 to 13 (MedMNIST's info.py), as ChestX-ray14, whose images it holds, spells them.
-CHEST_LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
-#: PneumoniaMNIST's one label: 1 pneumonia, 0 normal.
-PNEUMONIA_LABELS = ("pneumonia",)
-
-_LABELS = {"chestmnist": CHEST_LABELS, "pneumoniamnist": PNEUMONIA_LABELS}
+#: By the number of their column. ChestMNIST holds images of ChestX-ray14, and its labels 0 to 13 (MedMNIST's info.py)
+#: are that set's, in the same order; PneumoniaMNIST's one label is 1 pneumonia, 0 normal.
+_LABELS = {"chestmnist": CHESTXRAY14_LABELS, "pneumoniamnist": ("pneumonia",)}
 _NAME = re.compile(r"(?P<set>chestmnist|pneumoniamnist).*\.npz")
 
 

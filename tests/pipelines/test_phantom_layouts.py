@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipelines.phantoms import PhantomsConfig
-from pipelines.sources.medmnist import CHEST_LABELS
+from pipelines.sources.chestxray14 import CHESTXRAY14_LABELS
 
 OBSERVATIONS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
@@ -147,7 +147,7 @@ def test_medmnists_columns_are_in_its_order(tmp_path: Path) -> None:
     with np.load(tmp_path / "chestmnist.npz") as npz:
         sums = sum(npz[f"{split}_labels"].sum(axis=0) for split in ("train", "val", "test"))
     counts = {count.finding: count.images for count in archive.counts if count.finding != "normal"}
-    assert counts == {name: total for name, total in zip(CHEST_LABELS, sums, strict=True) if total}
+    assert counts == {name: total for name, total in zip(CHESTXRAY14_LABELS, sums, strict=True) if total}
 
 
 @pytest.mark.parametrize(("layout", "side"), [("medmnist", 96), ("medmnist", 32), ("kermany", 28), ("dicom", 63)])

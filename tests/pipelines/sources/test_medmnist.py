@@ -11,7 +11,8 @@ from pipelines.errors import SourceError
 from pipelines.folders import Folder
 from pipelines.npz_images import NpzImages
 from pipelines.phantoms import PhantomsConfig, write_phantoms
-from pipelines.sources.medmnist import CHEST_LABELS, MedMnistSource
+from pipelines.sources.chestxray14 import CHESTXRAY14_LABELS
+from pipelines.sources.medmnist import MedMnistSource
 from pipelines.splits import Split
 
 
@@ -35,9 +36,9 @@ def test_phantoms_come_out_with_the_labels_they_went_in_with(tmp_path: Path) -> 
     assert contents.records == contents.label_rows == len(records) == 40
     assert contents.missing == 0
     drawn = {count.finding: count.images for count in archive.counts if count.finding != "normal"}
-    told = {name: sum(record.findings[name] for record in records) for name in CHEST_LABELS}
+    told = {name: sum(record.findings[name] for record in records) for name in CHESTXRAY14_LABELS}
     assert drawn == {name: total for name, total in told.items() if total}
-    assert all(set(record.findings) == set(CHEST_LABELS) for record in records)
+    assert all(set(record.findings) == set(CHESTXRAY14_LABELS) for record in records)
     assert {record.split for record in records} == medmnist.official_splits == set(Split)
     assert len({record.patient_id for record in records}) == 40
     assert len({record.version for record in records}) == 1
