@@ -117,7 +117,7 @@ def dicom_to_radiograph(data: bytes, limits: DecodeLimits) -> Radiograph:
         DecodeError: TOO_LARGE, TOO_SMALL, NO_PIXEL_DATA, UNSUPPORTED_DICOM, CORRUPT_IMAGE; a decoder's own exception
             where it gives up.
     """
-    ds = pydicom.dcmread(BytesIO(_inflated(data, limits)), force=True, specific_tags=list(_DICOM_KEYWORDS))
+    ds = pydicom.dcmread(BytesIO(inflated(data, limits)), force=True, specific_tags=list(_DICOM_KEYWORDS))
     if "PixelData" not in ds:
         if not ds and _PIXEL_DATA_TAG in data:  # pydicom gives nothing where compressed frames break off
             raise corrupt("the DICOM file ends within its Pixel Data: it is truncated")
@@ -147,8 +147,12 @@ def _is_deflated(meta: FileMetaDataset) -> bool:
     return bool(meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian)
 
 
-def _inflated(data: bytes, limits: DecodeLimits) -> bytes:
-    """The file with its data set inflated, if it is deflated: pydicom would do so in one piece, whatever its size."""
+def inflated(data: bytes, limits: DecodeLimits) -> bytes:
+    """The file with its data set inflated, if it is deflated: pydicom would do so in one piece, whatever its size.
+
+    Raises:
+        DecodeError: TOO_LARGE, CORRUPT_IMAGE; whatever pydicom raises where it can't read the file meta information.
+    """
     stream = BytesIO(data)
     if not _is_deflated(_file_meta(stream)):
         return data

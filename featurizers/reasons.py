@@ -39,7 +39,7 @@ class Reason(StrEnum):
 
     # What it shows.
     NOT_CHEST = "not_chest", "another modality or body part, or none told; policy.not_chest=ingest takes it"
-    NOT_FRONTAL = "not_frontal", "a lateral view; policy.not_frontal=ingest takes it"
+    NOT_FRONTAL = "not_frontal", "a lateral or oblique view; policy.not_frontal=ingest takes it"
     BURNED_IN_ANNOTATION = (
         "burned_in_annotation",
         "text in the pixels, by its header; policy.burned_in_annotation=ingest takes it",

@@ -14,10 +14,14 @@ import fsspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.errors import SourceError
 from pipelines.folders import Folder
 
 #: Seconds before a failed read is tried again.
 RETRY_PAUSES = (0.5, 2.0)
+
+#: Top folders of an object store that are listed one by one.
+MOST_LISTINGS = 64
 
 #: What object stores and file systems call the mark that changes with a file's content, the surest first.
 _VERSION_FIELDS = (
@@ -86,8 +90,8 @@ def _digest(text: str) -> int:
 def walk(root: Folder, under: str = "", excluded: Folder | None = None) -> Iterator[ArchiveFile]:
     """All files below a folder, sorted folder by folder; hidden files and folders are left out.
 
-    Memory holds one folder's names at a time on a local file system, and one top folder's on an object store, which
-    lists a thousand objects a request, whatever folders they seem to lie in.
+    Memory holds one folder's names at a time on a local file system. An object store lists a thousand objects a
+    request, whatever folders they seem to lie in: there it is one top folder's names, or all where those are many.
 
     Args:
         root: the archive; paths are relative to it.
@@ -110,27 +114,34 @@ def _walk_local(top: str, folder: str, barred: str | None, above: frozenset[tupl
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError:  # closed to us: one input, whose reading will say so
+        yield ArchiveFile(_relative(folder, top), 0, "")
+        return
     identity = (status.st_dev, status.st_ino)
     if identity in above:  # a link to a folder that it lies in
         return
     for entry in entries:
         if entry.name.startswith(".") or entry.path == barred:
             continue
-        if entry.is_dir():
+        try:
+            is_folder, status = entry.is_dir(), entry.stat()
+        except OSError:  # a link to nowhere or to itself is an input all the same: reading will say what is wrong
+            yield ArchiveFile(_relative(entry.path, top), 0, "")
+            continue
+        if is_folder:
             yield from _walk_local(top, entry.path, barred, above | {identity})
         else:
-            try:
-                status = entry.stat()
-            except OSError:  # a dangling link is an input all the same: reading will say what is wrong
-                yield ArchiveFile(_relative(entry.path, top), 0, "")
-                continue
             yield ArchiveFile(_relative(entry.path, top), status.st_size, f"{status.st_size} {status.st_mtime_ns}")
 
 
 def _walk_remote(
     filesystem: fsspec.AbstractFileSystem, top: str, start: str, barred: str | None
 ) -> Iterator[ArchiveFile]:
-    for entry in sorted(filesystem.ls(start, detail=True), key=lambda entry: str(entry["name"])):
+    entries = sorted(filesystem.ls(start, detail=True), key=lambda entry: str(entry["name"]))
+    if sum(entry["type"] == "directory" for entry in entries) > MOST_LISTINGS:
+        # A request a patient would take hours.
+        entries = [{"name": start, "type": "directory"}]
+    for entry in entries:
         found = {entry["name"]: entry}
         if entry["type"] == "directory":
             found = filesystem.find(entry["name"], detail=True)
@@ -174,7 +185,16 @@ class FileImages:
     """No more than one byte above this is read of a file; decoding refuses it then."""
 
     def prepare(self, paths: Iterable[str]) -> None:
-        """Nothing: a file is there or is not."""
+        """Look whether the archive is there: a mount that one machine lacks must not look like missing files.
+
+        Raises:
+            SourceError: if it is not.
+        """
+        if not self.archive.exists():
+            raise SourceError(
+                f"an executor does not find the archive '{self.archive.uri}'. Mount it on every machine, or name it "
+                "by a URI that all of them reach."
+            )
 
     def read(self, path: str) -> bytes:
         """See Images; storage that fails is asked again, twice."""
@@ -192,7 +212,12 @@ class FileImages:
         if "://" not in self.archive.uri:
             with Path(f"{self.archive.uri}/{path}").open("rb", buffering=0) as local:
                 # Python takes memory for all that it is asked to read, and a file of its own size is soon there again.
-                return local.read(min(os.fstat(local.fileno()).st_size, self.max_bytes) + 1) or b""
+                wanted = min(os.fstat(local.fileno()).st_size, self.max_bytes) + 1
+                content = local.read(wanted)
+                # A network's mount may give less than there is.
+                while len(content) < wanted and (more := local.read(wanted - len(content))):
+                    content += more
+                return content
         filesystem, root = fsspec.core.url_to_fs(self.archive.uri)
         with filesystem.open(f"{root}/{path}", "rb") as file:
             return bytes(file.read(self.max_bytes + 1))

@@ -28,7 +28,7 @@ _UNDECIDED = frozenset({"", "OT", "SC"})
 _CHEST = frozenset(
     {"CHEST", "THORAX", "LUNG", "LUNGS", "CHESTABDOMEN", "CHESTABDPELVIS", "NECKCHEST", "NECKCHESTABDOMEN", "TRUNK"}
 )
-_CHEST_TEXT = re.compile(r"chest|thora[cx]|lung|pulmo|\bcxr\b", re.IGNORECASE)
+_CHEST_TEXT = re.compile(r"chest|th?ora[ckx]|lung|pulm[oã]|\bcxr\b", re.IGNORECASE)
 _OTHER_TEXT = re.compile(
     r"\b(?:abdom\w*|ankle|arm|clavic\w*|cranium|elbow|extremit\w*|femur|finger|foot|forearm|hand|hip|humerus|jaw|knee|leg"
     r"|mammo\w*|pelvis|shoulder|skull|spine|tibia|toe|wrist)\b",
@@ -38,6 +38,7 @@ _OTHER_TEXT = re.compile(
 _VIEW_POSITIONS = {"PA": PA, "AP": AP} | dict.fromkeys(
     ("LL", "RL", "LLD", "RLD", "LAT", "LATERAL", "LLAT", "RLAT", "LEFT LATERAL", "RIGHT LATERAL"), LATERAL
 )
+_OBLIQUE = frozenset({"LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBLIQUE"})
 #: View Code Sequence (0054,0220), PS3.16 CID 4010: SNOMED CT codes, and the SNOMED RT ones of older files.
 _VIEW_CODES = {
     "399348003": AP,
@@ -108,9 +109,10 @@ class DicomHeader:
     """The facts that ingest needs.
 
     Attributes:
-        patient_id: Patient ID, its issuer behind it; blank where the file is anonymised to the bone.
+        patient_id: Patient ID; blank where the file is anonymised to the bone.
         study_uid, image_uid, accession_number: blank where they are missing.
         view: PA, AP, LATERAL, or None where nothing tells it.
+        is_oblique: whether View Position is neither frontal nor lateral.
         sex: M, F, O or None.
         age_years: from Patient's Age, else from the dates of birth and study.
         is_chest: False where the header tells another modality or body part, None where it tells nothing.
@@ -123,6 +125,7 @@ class DicomHeader:
     image_uid: str
     accession_number: str
     view: str | None
+    is_oblique: bool
     sex: str | None
     age_years: float | None
     is_chest: bool | None
@@ -147,7 +150,7 @@ def is_dicom(data: bytes) -> bool:
 def read_header(data: bytes) -> DicomHeader | None:
     """The header of a DICOM file or bare data set; None if it can't be read at all.
 
-    A single attribute that can't be read counts as missing.
+    A single attribute that can't be read counts as missing. A deflated data set must have been inflated, in bounds.
     """
     logger = logging.getLogger("pydicom")
     was_disabled, logger.disabled = logger.disabled, True  # its warnings quote values
@@ -157,6 +160,8 @@ def read_header(data: bytes) -> DicomHeader | None:
             tags = [*_IDENTIFYING, *_OTHERS, *_DESCRIPTIONS]
             dataset = pydicom.dcmread(BytesIO(data), force=True, stop_before_pixels=True, specific_tags=list(tags))
             return _facts(dataset)
+    except MemoryError:
+        raise
     except Exception:
         return None
     finally:
@@ -164,14 +169,15 @@ def read_header(data: bytes) -> DicomHeader | None:
 
 
 def _facts(dataset: Dataset) -> DicomHeader:
-    issuer = _text(dataset, "IssuerOfPatientID")
-    patient_id = _text(dataset, "PatientID")
     return DicomHeader(
-        patient_id=f"{patient_id}\0{issuer}" if patient_id and issuer else patient_id,
+        # Without its issuer, which one device writes and the next leaves out: two people of one id stay in one split,
+        # but one person of two would be in both.
+        patient_id=_text(dataset, "PatientID"),
         study_uid=_text(dataset, "StudyInstanceUID"),
         image_uid=_text(dataset, "SOPInstanceUID"),
         accession_number=_text(dataset, "AccessionNumber"),
         view=_view(dataset),
+        is_oblique=_text(dataset, "ViewPosition").upper() in _OBLIQUE,
         sex={"M": "M", "F": "F", "O": "O"}.get(_text(dataset, "PatientSex").upper()),
         age_years=_age_years(dataset),
         is_chest=_is_chest(dataset),
@@ -197,8 +203,8 @@ def _identifiers(dataset: Dataset) -> list[str]:
         value = _text(dataset, keyword)
         found += [part for part in value.split("\\") if part]
         if keyword.endswith(("Name", "Names")):
-            # Initials and titles would be found in any path.
-            found += [part for part in _NAME_PARTS.split(value) if len(part) > 2]
+            # Initials would be found in any path.
+            found += [part for part in _NAME_PARTS.split(value) if len(part) > 1]
     return found
 
 

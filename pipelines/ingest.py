@@ -165,15 +165,16 @@ def ingest(config: IngestConfig) -> JobRecord:
     claim(lake, dataset, Dataset(Folder.at(config.archive).uri, key_check, crops))
     lake.sweep_staging()
     record = JobRecord("ingest_studies", config)
-    with spark_session("ingest_studies", config.master) as spark:
+    # The listing holds paths, which may hold names; it passes through Spark's scratch folders.
+    with spark_session("ingest_studies", config.master, encrypted_scratch=True) as spark:
         intake = Intake(spark, lake, _reader(plan), plan.identities, record, retry=config.retry)
-        missing = plan.contents.missing + _take_in_all(plan, lake, intake, record)
+        contents = _take_in_all(plan, lake, intake, record)
         overview = _overview(spark, lake, dataset)
-    record.extra["contents"] = asdict(plan.contents) | {"missing": missing}
+    record.extra["contents"] = asdict(contents)
     record.extra["complete"] = True
     record.write_beside(lake.studies.folder)
-    record.summary = _summary(lake, record, dataclasses.replace(plan.contents, missing=missing), overview)
-    if config.strict and missing:
+    record.summary = _summary(lake, record, contents, overview)
+    if config.strict and contents.missing:
         raise SourceError(
             f"{record.summary}\n\nstrict=true, and label rows have no image in the archive. What was read is in the "
             "lake. Complete the archive, or leave strict out."
@@ -197,11 +198,11 @@ def _plan(config: IngestConfig) -> _Plan:
     return _Plan(config, source, contents, identities, config.policy.of(config.source))
 
 
-def _take_in_all(plan: _Plan, lake: Lake, intake: Intake, record: JobRecord) -> int:
+def _take_in_all(plan: _Plan, lake: Lake, intake: Intake, record: JobRecord) -> Contents:
     """Read what is new of the archive, window by window, and commit it chunk by chunk.
 
     Returns:
-        How many label rows have no image, as far as only the images' headers tell.
+        What the archive holds, with the label rows that, as only the images' headers tell, have no image.
     """
     listing = Listing(plan.source, plan.identities, plan.policy)
     staging = lake.new_staging()
@@ -209,7 +210,7 @@ def _take_in_all(plan: _Plan, lake: Lake, intake: Intake, record: JobRecord) -> 
     try:
         with record.time("ingest"), Progress("ingest", plan.contents.records, lambda: passed + intake.done()):
             if isinstance(plan.source, DicomSource) and plan.source.has_labels:
-                intake.stage_labels(plan.source.label_rows(), staging)
+                intake.stage_labels(plan.source, staging)
             for listed in ahead(listing.windows(LISTED_AT_ONCE)):
                 window = intake.look_up(listed)
                 passed += window.known + window.left
@@ -221,7 +222,10 @@ def _take_in_all(plan: _Plan, lake: Lake, intake: Intake, record: JobRecord) -> 
                     _count(record, intake.take_in(chunk, window.quarantined))
                     # After every chunk: a killed job leaves no run that nothing tells about.
                     record.write_beside(lake.studies.folder)
-        return intake.unmatched_labels()
+        missing, rows = intake.unmatched_labels()
+        if not missing:
+            return plan.contents
+        return dataclasses.replace(plan.contents, missing=missing, missing_names=tuple(f"row {row}" for row in rows))
     finally:
         staging.remove()
 
@@ -267,7 +271,6 @@ def _reader(plan: _Plan) -> StudyReader:
             memory=limits.max_memory_mb * 2**20,
         ),
         crop=CropSettings(**plan.config.crop.model_dump()),
-        label_key=source.label_key if isinstance(source, DicomSource) and source.has_labels else None,
     )
 
 

@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import pyarrow as pa
 
 from featurizers.crops import Crop, CropSettings, crop_lungs, encode_png
 from featurizers.decode import decode_radiograph
+from featurizers.dicom import inflated
 from featurizers.errors import DecodeError
 from featurizers.radiograph import DecodeLimits, Radiograph
 from featurizers.reasons import Reason
 from pipelines.archives import Images
-from pipelines.dicom_header import DicomHeader, LabelKey, is_dicom, read_header
+from pipelines.dicom_header import LABEL_KEYS, DicomHeader, is_dicom, read_header
 from pipelines.identities import Identities
 from pipelines.isolation import Death, Isolated
 from pipelines.policy import Policy
@@ -31,13 +33,14 @@ from pipelines.tables import LABELS, PIXELS
 #: Files that are read while another one is decoded: object stores answer slowly, and several at a time.
 READ_AHEAD = 4
 
-#: What comes of an input: labels and pixels, or a reason. `label_key` joins a DICOM file to its label row.
+#: What comes of an input: labels and pixels, or a reason. `label_keys` join a DICOM
+#: file to its label row.
 STAGED = pa.schema(
     [
         pa.field("position", pa.int64()),
         pa.field("row", pa.int64()),
         pa.field("image_id", pa.string()),
-        pa.field("label_key", pa.string()),
+        pa.field("label_keys", pa.list_(pa.string())),
         pa.field("names_patient", pa.bool_()),
         *LABELS,
         *PIXELS,
@@ -45,6 +48,9 @@ STAGED = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
+
+#: Files that have no header of a DICOM file's kind, whatever happens when they are read.
+HEADLESS_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 
 Row = dict[str, Any]
 
@@ -72,7 +78,6 @@ class StudyReader:
         images: where their bytes are.
         identities, policy: of the data set.
         limits, crop: as configured.
-        label_key: the DICOM attribute that joins images to label rows, where there are some.
     """
 
     images: Images
@@ -80,7 +85,6 @@ class StudyReader:
     policy: Policy
     limits: WorkerLimits
     crop: CropSettings
-    label_key: LabelKey | None = None
 
     def read_all(
         self, batches: Iterable[pa.RecordBatch], count: Callable[[int], None] = lambda _: None
@@ -130,46 +134,57 @@ class StudyReader:
             return told
         try:
             return self._study(told, content.result())
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return told | _because(Reason.MISSING_FILE, "no such file in the archive")
+        except (FileNotFoundError, NotADirectoryError):
+            return self._unseen(told) | _because(Reason.MISSING_FILE, "no such file in the archive")
         except OSError as error:
             # The message of the error names the path, which may carry an identifier.
-            return told | _because(Reason.UNREADABLE_FILE, f"reading failed: {type(error).__name__}")
+            why = _because(Reason.UNREADABLE_FILE, f"reading failed: {type(error).__name__}")
         except MemoryError:
-            return told | _because(
+            why = _because(
                 Reason.TOO_MUCH_MEMORY, "it needs more memory than limits.max_memory_mb; raise it if the file is sound"
             )
         except Exception as error:  # a fault of ours costs this image, not the night's job
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return told | _because(
+            why = _because(
                 Reason.PROCESSING_FAILED,
                 f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}; please report it with the file",
             )
+        return self._unseen(told) | why
 
     def _study(self, told: Row, content: bytes) -> Row:
-        header = read_header(content) if is_dicom(content) else None
         known = told | {"image_id": hashlib.sha256(content).hexdigest()}
+        header = None
+        if is_dicom(content):
+            try:
+                header = read_header(inflated(content, self.limits.decode))
+            except DecodeError as error:
+                return self._unseen(known) | _because(error.reason, error.detail)
         if header is not None:
             known = self.identities.of_header(known, told["path"], header)
-            known |= {"names_patient": bool(header.patient_id), "label_key": self._label_key(header)}
+            known |= {"names_patient": bool(header.patient_id), "label_keys": self._label_keys(header)}
             if rejection := self.policy.of_header(header, told["view"]):
                 return known | _rejected(rejection)
         elif known["patient_key"] is None and content:
-            return known | _because(
-                Reason.NOT_DICOM,
-                "the file is not DICOM, so nothing tells whose image it is; use source=manifest for it",
-            )
+            return known | (_HEADLESS if is_dicom(content) else _NOT_DICOM)
         try:
             radiograph = decode_radiograph(content, self.limits.decode)
         except DecodeError as error:
-            return known | _because(error.reason, error.detail)
+            return (known if header else self._unseen(known)) | _because(error.reason, error.detail)
         if header is not None and (rejection := self.policy.of_silence(header)):
             return known | _rejected(rejection)
         return known | _pixels(radiograph, crop_lungs(radiograph.pixels, self.crop))
 
-    def _label_key(self, header: DicomHeader) -> str | None:
-        value = header.label_key(self.label_key) if self.label_key else ""
-        return self.identities.pseudonymizer.label(value) if value else None
+    def _unseen(self, told: Row) -> Row:
+        """A row whose file's header nobody has seen: if it may have one, its path may repeat what that tells."""
+        if told["path"].lower().endswith(HEADLESS_SUFFIXES):
+            return told
+        return told | {"uri": self.identities.keyed_uri(told["path"])}
+
+    def _label_keys(self, header: DicomHeader) -> list[str | None]:
+        """One for each of LABEL_KEYS; None where the header has no such value."""
+        values = {attribute: header.label_key(attribute) for attribute in LABEL_KEYS}
+        label = self.identities.pseudonymizer.label
+        return [label(attribute, value) if value else None for attribute, value in values.items()]
 
     def _of_death(self, told: Row, death: Death) -> Row:
         if death.was_too_slow:
@@ -177,14 +192,29 @@ class StudyReader:
                 Reason.TOO_SLOW,
                 f"it took longer than limits.max_seconds={self.limits.seconds:g}; raise it if the file is sound",
             )
+        elif death.signal is SIGKILL:
+            why = _because(
+                Reason.TOO_MUCH_MEMORY,
+                "the system killed its process, as it does where memory runs out: give executors more of it, or fewer "
+                "cores, and then retry=true",
+            )
         else:
             signal = death.signal.name if death.signal else "an exit of its own"
             why = _because(
                 Reason.DECODER_CRASHED,
                 f"decoding it ended the process with {signal}; the file is damaged, copy it again from its source",
             )
-        # Nobody has seen its header, so nobody knows what its path tells.
-        return told | {"uri": self.identities.keyed_uri(told["path"])} | why
+        return self._unseen(told) | why
+
+
+_HEADLESS = {
+    "reason": str(Reason.CORRUPT_IMAGE),
+    "detail": "its DICOM header can't be read; copy it again from its source",
+}
+_NOT_DICOM = {
+    "reason": str(Reason.NOT_DICOM),
+    "detail": "the file is not DICOM, so nothing tells whose image it is; use source=manifest for it",
+}
 
 
 def _because(reason: Reason, detail: str) -> Row:

@@ -17,13 +17,15 @@ from pyspark.sql import functions as F  # noqa: N812  the name that Spark's docu
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from featurizers.reasons import Reason
+from pipelines.dicom_header import LABEL_KEYS
 from pipelines.errors import LakeError
 from pipelines.folders import Folder
 from pipelines.identities import Identities
 from pipelines.ingest_worker import STAGED, StudyReader
 from pipelines.job import JobRecord
 from pipelines.lake import Lake
-from pipelines.sources.dicom import LabelRow
+from pipelines.sources.base import NAMES_TOLD
+from pipelines.sources.dicom import DicomSource, LabelRow
 from pipelines.tables import QUARANTINE, Table
 
 #: Inputs of one Spark task. A task costs some 0.2 s of its own, so few of them; but seconds of work at most, so that
@@ -47,10 +49,10 @@ _FACTS = [
     "stamp",
     "reason",
     "detail",
-    "label_key",
+    "label_keys",
     "names_patient",
 ]
-_LABELS = pa.schema([("label_key", pa.string()), ("findings", pa.map_(pa.string(), pa.int8()))])
+_LABELS = pa.schema([("label_key", pa.string()), ("row", pa.int64()), ("findings", pa.map_(pa.string(), pa.int8()))])
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,14 @@ class Window:
     quarantined: frozenset[str]
 
 
+@dataclass(frozen=True)
+class _StagedLabels:
+    """Label rows in a folder of the lake, and which of LABEL_KEYS joins them."""
+
+    folder: Folder
+    key: int
+
+
 @dataclass
 class _Verdicts:
     """Where the rows of a chunk go, by position."""
@@ -133,7 +143,7 @@ class Intake:
         self._spark, self._lake, self._reader, self._record, self._retry = spark, lake, reader, record, retry
         self._identities = identities
         self._dataset = identities.pseudonymizer.dataset
-        self._labels: Folder | None = None
+        self._labels: _StagedLabels | None = None
         self._counter = spark.sparkContext.accumulator(0)
 
     def done(self) -> int:
@@ -146,17 +156,20 @@ class Intake:
         """Ask the tables which of some listed inputs they know: once for many, for it reads all their stamps."""
         inputs = self._spark.createDataFrame(self._known_by(listed))
         studies = self._positions(inputs, [self._lake.studies, self._lake.restamped])
-        held, settled, quarantined = set[int](), set[int](), set[str]()
+        held, settled, stale, quarantined = set[int](), set[int](), set[int](), set[str]()
         admitted = {str(reason) for reason in self._reader.policy.admitted}
         if self._lake.quarantine.folder.runs():
             rows = self._of_dataset(self._lake.quarantine).select("uri", "reason", F.col("stamp").alias("old_stamp"))
             for row in inputs.join(rows, "uri").select("position", "uri", "reason", "stamp", "old_stamp").collect():
                 held.add(row["position"])
                 quarantined.add(row["uri"])
-                if row["stamp"] == row["old_stamp"] and row["reason"] not in admitted:
+                if row["stamp"] != row["old_stamp"]:
+                    stale.add(row["position"])
+                elif row["reason"] not in admitted:
                     settled.add(row["position"])
         everything = set(listed["position"].to_pylist())
-        wanted = held - studies if self._retry else everything - studies - settled
+        # What quarantine tells of another version is no longer true, also of a file that became a study's again.
+        wanted = (held if self._retry else everything - settled) - studies | stale
         known = (everything - wanted) & (studies | held)
         return Window(
             fresh=listed.filter(pc.is_in(listed["position"], pa.array(sorted(wanted), pa.int64()))),
@@ -189,36 +202,44 @@ class Intake:
 
     # --- labels that are joined by what a header tells -----------------------------------------------------------
 
-    def stage_labels(self, rows: Iterable[LabelRow], staging: Folder) -> None:
-        """Keep label rows, under keyed digests, where executors can join them to images."""
+    def stage_labels(self, source: DicomSource, staging: Folder) -> None:
+        """Keep a source's label rows, under keyed digests, where executors can join them to images."""
         filesystem = staging.filesystem
         filesystem.makedirs(staging.path, exist_ok=True)
-        key = self._identities.pseudonymizer.label
+        pseudonym, attribute = self._identities.pseudonymizer.label, source.label_key
         with (
             filesystem.open(f"{staging.path}/labels.parquet", "wb") as file,
             pq.ParquetWriter(file, _LABELS) as writer,
         ):
-            for batch in _batched(rows):
-                rows_told = [{"label_key": key(row.key), "findings": list(row.findings.items())} for row in batch]
-                writer.write_batch(pa.RecordBatch.from_pylist(rows_told, _LABELS))
-        self._labels = staging
+            for batch in _batched(source.label_rows()):
+                rows = [
+                    {"label_key": pseudonym(attribute, row.key), "row": row.row, "findings": list(row.findings.items())}
+                    for row in batch
+                ]
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, _LABELS))
+        self._labels = _StagedLabels(staging, LABEL_KEYS.index(attribute))
 
-    def unmatched_labels(self) -> int:
-        """How many staged label rows have no image in the lake."""
+    def unmatched_labels(self) -> tuple[int, list[int]]:
+        """How many staged label rows have no image in the lake, and the first of their row numbers."""
         if self._labels is None:
-            return 0
+            return 0, []
         found = self._of_dataset(self._lake.found_labels).select("label_key")
-        return self._label_rows(self._labels).join(found, "label_key", "left_anti").count()
+        unmatched = self._label_rows(self._labels).join(found, "label_key", "left_anti").select("row").cache()
+        number = unmatched.count()
+        rows = [row["row"] for row in unmatched.orderBy("row").limit(NAMES_TOLD).collect()]
+        unmatched.unpersist()
+        return number, rows
 
-    def _label_rows(self, labels: Folder) -> DataFrame:
-        return self._spark.read.schema(from_arrow_schema(_LABELS)).parquet(labels.hadoop_uri)
+    def _label_rows(self, labels: _StagedLabels) -> DataFrame:
+        return self._spark.read.schema(from_arrow_schema(_LABELS)).parquet(labels.folder.hadoop_uri)
 
     def _with_labels(self, staged: DataFrame) -> DataFrame:
         if self._labels is None:
             return staged
-        labels = self._label_rows(self._labels)
+        staged = staged.withColumn("label_key", F.col("label_keys")[self._labels.key])
+        labels = self._label_rows(self._labels).select("label_key", F.col("findings").alias("told"))
         wanted = labels.join(F.broadcast(staged.select("label_key").distinct()), "label_key", "left_semi")
-        joined = staged.join(F.broadcast(wanted.withColumnRenamed("findings", "told")), "label_key", "left")
+        joined = staged.join(F.broadcast(wanted), "label_key", "left")
         return joined.withColumn("findings", F.coalesce("told", "findings")).drop("told")
 
     # --- reading and committing ----------------------------------------------------------------------------------
@@ -266,8 +287,10 @@ class Intake:
         stored = self._stored(facts)
         self._check_splits(facts, stored)
         verdicts = self._judge(facts, stored)
-        # Quarantine first: were the job killed in between, the studies of this chunk would be read once more, and
-        # nothing would be in two places.
+        # Were the job killed after one of these, the rest of the chunk would be read once more: label keys that are
+        # found twice do no harm, and an input that is in quarantine is not in studies.
+        found = sorted({key for row in facts for key in row["label_keys"] or () if key})
+        self._append(lake.found_labels, [{"dataset": self._dataset, "label_key": key} for key in found])
         quarantined = self._quarantine(verdicts.quarantine, outdated)
         studies = 0
         if len(verdicts.not_studies) < len(facts):
@@ -276,9 +299,6 @@ class Intake:
             self._record.runs.append(run.uri)
             studies = lake.studies.rows_in(run)
         self._append(lake.restamped, verdicts.unchanged)
-        if self._labels is not None:
-            found = sorted({row["label_key"] for row in facts if row["label_key"]})
-            self._append(lake.found_labels, [{"dataset": self._dataset, "label_key": key} for key in found])
         return Books(
             studies=studies,
             quarantined=quarantined,
@@ -350,11 +370,13 @@ class Intake:
         table = self._lake.quarantine
         rows = pa.Table.from_pylist([{name: row[name] for name in QUARANTINE.names} for row in rejected], QUARANTINE)
         if outdated:
+            # What is read is what is replaced: another job may commit meanwhile.
+            replaced = table.folder.runs()
             is_outdated = (F.col("dataset") == self._dataset) & F.col("uri").isin(outdated)
-            kept = table.read(self._spark).where(~is_outdated).cache()
+            kept = table.read_files(self._spark, [run.hadoop_uri for run in replaced]).where(~is_outdated).cache()
             number = kept.count()
             new = self._spark.createDataFrame(rows, from_arrow_schema(QUARANTINE))
-            run = table.append(kept.unionByName(new).coalesce(1), replaced=table.folder.runs())
+            run = table.append(kept.unionByName(new).coalesce(1), replaced)
             kept.unpersist()
         elif rejected:
             number, run = 0, table.append_arrow(rows)

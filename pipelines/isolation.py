@@ -93,26 +93,38 @@ class Isolated(Generic[Item, Result]):
         rest = list(items)
         return self._results(rest, self._send(rest))
 
-    def _results(self, rest: list[Item], pipe: Connection) -> Iterator[Result | Death]:
+    def _results(self, rest: list[Item], is_fresh: bool) -> Iterator[Result | Death]:
         done = 0
         while done < len(rest):
+            assert self._pipe is not None
             try:
-                yield pipe.recv()
+                yield self._pipe.recv()
                 done += 1
             except (EOFError, ConnectionError):
-                yield self._bury()
+                death = self._bury()
+                if done == 0 and not is_fresh:
+                    # It may have died of what came before: the first item gets a child of its own.
+                    is_fresh = self._send(rest)
+                    continue
+                yield death
                 rest, done = rest[done + 1 :], 0
                 if rest:
-                    pipe = self._send(rest)
+                    is_fresh = self._send(rest)
 
-    def _send(self, items: list[Item]) -> Connection:
-        if self._pipe is None:
-            self._pipe, theirs = _FORK.Pipe()
-            self._child = _FORK.Process(target=self._serve, args=(theirs, self._pipe), daemon=True)
-            self._child.start()
-            theirs.close()
+    def _send(self, items: list[Item]) -> bool:
+        """Give the child its items; returns whether it is a new one."""
+        if self._pipe is not None:
+            try:
+                self._pipe.send(items)
+                return False
+            except ConnectionError:  # it died with nothing to do
+                self._end()
+        self._pipe, theirs = _FORK.Pipe()
+        self._child = _FORK.Process(target=self._serve, args=(theirs, self._pipe), daemon=True)
+        self._child.start()
+        theirs.close()
         self._pipe.send(items)
-        return self._pipe
+        return True
 
     def _serve(self, pipe: Connection, parents_end: Connection) -> None:
         # While the child holds the other end too, it would never see that its parent has gone.

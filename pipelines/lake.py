@@ -91,9 +91,9 @@ class Lake:
         return self.folder / f"{STAGING_PREFIX}{new_run_id()}"
 
     def sweep_staging(self) -> None:
-        """Remove what jobs that were killed more than a day ago left behind; no chunk takes that long."""
+        """Remove what jobs that were killed more than a week ago left behind; no job takes that long."""
         for name in self.folder.names():
-            if name.startswith(STAGING_PREFIX) and run_age(name.removeprefix(STAGING_PREFIX)) > timedelta(days=1):
+            if name.startswith(STAGING_PREFIX) and run_age(name.removeprefix(STAGING_PREFIX)) > timedelta(days=7):
                 (self.folder / name).remove()
 
     def extractors(self) -> list[str]:

@@ -45,7 +45,7 @@ class Policy:
                 "Modality or body part is not that of a chest radiograph; leave it out, or give "
                 "policy.not_chest=ingest",
             )
-        return self._not_frontal() if view is None and header.view == LATERAL else None
+        return self._not_frontal() if view is None and (header.view == LATERAL or header.is_oblique) else None
 
     def of_silence(self, header: DicomHeader) -> Rejection | None:
         """Why a sound DICOM file is turned away whose header does not tell what it shows."""
@@ -60,4 +60,6 @@ class Policy:
     def _not_frontal(self) -> Rejection | None:
         if Reason.NOT_FRONTAL in self.admitted:
             return None
-        return Rejection(Reason.NOT_FRONTAL, "the view is lateral; leave it out, or give policy.not_frontal=ingest")
+        return Rejection(
+            Reason.NOT_FRONTAL, "the view is lateral or oblique; leave it out, or give policy.not_frontal=ingest"
+        )

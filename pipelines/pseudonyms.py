@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,9 +22,11 @@ MIN_SUBSTRING = 4
 URI_KEY_LENGTH = 32
 #: The endings that a uri's pseudonym keeps; of IM1.SMITH or 1.2.840.113619 the ending would tell too much.
 SUFFIXES_KEPT = frozenset({".dcm", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff"})
-#: What identifies though no row says so: a date written in eight digits, and a DICOM UID.
+#: What identifies though no row says so: a date in eight digits, year first or last, and a DICOM UID.
 _DATE_OR_UID = re.compile(
-    r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)|(?<![\d.])\d+(?:\.\d+){4,}"
+    r"(?<!\d)(?:(?:19|20)\d\d([-_. ]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+    r"|(?:0[1-9]|[12]\d|3[01])([-_. ]?)(?:0[1-9]|[12]\d|3[01])\2(?:19|20)\d\d)(?!\d)"
+    r"|(?<![\d.])\d+(?:\.\d+){4,}"
 )
 
 
@@ -42,16 +45,18 @@ class Pseudonymizer:
         """The `study_key`: 64 hexadecimal digits."""
         return self._digest("study", identifier)
 
-    def label(self, value: str) -> str:
-        """What stands for the identifier by which a label row and its image are joined."""
-        return self._digest("label", value)
+    def label(self, attribute: str, value: str) -> str:
+        """What stands for the value of a DICOM attribute by which a label row and its image are joined."""
+        return self._digest("label", f"{attribute}\0{value}")
 
     def uri(self, path: str, *identifiers: str) -> str:
         """`path` as it is, or its pseudonym if it holds one of the identifiers, a date or a DICOM UID.
 
-        An identifier is found whatever its case, separators and leading zeros.
+        An identifier is found whatever its case, separators, accents and leading zeros. A path that is no UTF-8 can't
+        be compared, and is a pseudonym.
         """
-        told = _DATE_OR_UID.search(path) or any(_holds(path, identifier) for identifier in identifiers if identifier)
+        told = not _is_text(path) or _DATE_OR_UID.search(path) is not None
+        told = told or any(_holds(path, identifier) for identifier in identifiers if identifier)
         return self.keyed_uri(path) if told else path
 
     def keyed_uri(self, path: str) -> str:
@@ -73,7 +78,12 @@ class Pseudonymizer:
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()
 
 
+def _is_text(path: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in path)
+
+
 def _holds(path: str, identifier: str) -> bool:
+    path, identifier = _unaccented(path), _unaccented(identifier)
     if identifier.isdigit():
         # 12 must not be found in 3124, and 0012 is 12.
         return re.search(rf"(?<!\d)0*{identifier.lstrip('0')}(?!\d)", path) is not None
@@ -81,6 +91,11 @@ def _holds(path: str, identifier: str) -> bool:
     if len(plain) < MIN_SUBSTRING:
         return re.search(rf"(?<![^\W_]){re.escape(identifier)}(?![^\W_])", path, re.IGNORECASE) is not None
     return plain in _alphanumeric(path)
+
+
+def _unaccented(text: str) -> str:
+    """Letters without their marks: file systems and DICOM files write ü as one character or as two."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 def _alphanumeric(text: str) -> str:

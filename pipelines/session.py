@@ -41,7 +41,9 @@ SQL_SETTINGS = {
 
 
 @contextmanager
-def spark_session(name: str, master: str | None, *, whole_executor_per_task: bool = False) -> Iterator[SparkSession]:
+def spark_session(
+    name: str, master: str | None, *, whole_executor_per_task: bool = False, encrypted_scratch: bool = False
+) -> Iterator[SparkSession]:
     """A session with our packages importable on every executor.
 
     A session that runs already (a notebook's) is used as it is and left running; else one is started, and stopped at
@@ -52,6 +54,8 @@ def spark_session(name: str, master: str | None, *, whole_executor_per_task: boo
         master: Spark master; None leaves what spark-submit was told, or local[*] without it.
         whole_executor_per_task: give each Python task all cores of its executor (one multi-threaded model per
             executor rather than one model per core), unless `spark.task.cpus` was set by the user.
+        encrypted_scratch: what Spark keeps on disk while it runs (shuffles, what the driver hands over) is encrypted,
+            unless the user set `spark.io.encryption.enabled` or started the session.
 
     Raises:
         ConfigError: if a session runs already on another master, or none can be started on this one.
@@ -73,7 +77,7 @@ def spark_session(name: str, master: str | None, *, whole_executor_per_task: boo
         finally:
             _set(running, before)
         return
-    session = _start(name, master, whole_executor_per_task=whole_executor_per_task)
+    session = _start(name, master, whole_executor_per_task=whole_executor_per_task, encrypted_scratch=encrypted_scratch)
     try:
         _ship_packages(session)
         yield session
@@ -89,7 +93,7 @@ def scratch_folder() -> Path:
     return folder
 
 
-def _start(name: str, master: str | None, *, whole_executor_per_task: bool) -> SparkSession:
+def _start(name: str, master: str | None, *, whole_executor_per_task: bool, encrypted_scratch: bool) -> SparkSession:
     # Executors run the driver's Python; without this Spark starts whatever `python3` means on the machine.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if master and master.startswith("local-cluster"):
@@ -109,6 +113,8 @@ def _start(name: str, master: str | None, *, whole_executor_per_task: bool) -> S
         settings["spark.sql.shuffle.partitions"] = str(_jvm_cores())
     if whole_executor_per_task:
         settings["spark.task.cpus"] = str(executor_cores(given, master))
+    if encrypted_scratch:
+        settings["spark.io.encryption.enabled"] = "true"
     for key, value in settings.items():
         if not given.contains(key):
             builder = builder.config(key, value)

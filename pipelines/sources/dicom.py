@@ -30,10 +30,11 @@ _DIRECTORY_NAME = "DICOMDIR"
 
 @dataclass(frozen=True)
 class LabelRow:
-    """What the table says of one image or study: the value of its key, and findings as in StudyRecord."""
+    """What the table says of one image or study: the value of its key, findings and row as in StudyRecord."""
 
     key: str
     findings: dict[str, int]
+    row: int
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,10 @@ class DicomSource:
         """The table's rows, streamed; none without a table."""
         if self._table is None:
             return
-        for _, frame in self._table.frames():
-            for row in frame.to_dict("records"):
+        for start, frame in self._table.frames():
+            for index, row in enumerate(frame.to_dict("records")):
                 findings = {name: FINDING_VALUES[row[name]] for name in self._findings if row[name]}
-                yield LabelRow(row[self.label_key], findings)
+                yield LabelRow(row[self.label_key], findings, start + index + 2)
 
     @functools.cached_property
     def _table(self) -> LabelTable | None:

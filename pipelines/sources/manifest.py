@@ -178,7 +178,7 @@ def _patient_splits(frame: pd.DataFrame) -> npt.NDArray[np.uint64]:
 
 def _rules(frame: pd.DataFrame, findings: list[str]) -> dict[str, Rule]:
     rules = {
-        "path": (frame["path"].map(_is_inside), "must name a file inside the archive"),
+        "path": (frame["path"].map(_is_inside), "must name a file inside the archive, and no hidden one"),
         "patient_id": (frame["patient_id"] != "", "is blank"),
     }
     if "view" in frame:
@@ -199,4 +199,5 @@ def _normal(path: str) -> str:
 
 def _is_inside(path: str) -> bool:
     normal = _normal(path)
-    return path != "" and not posixpath.isabs(normal) and normal.split("/")[0] != ".."
+    is_hidden = any(part.startswith(".") for part in normal.split("/"))
+    return path != "" and not posixpath.isabs(normal) and not is_hidden

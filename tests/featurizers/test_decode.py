@@ -8,7 +8,6 @@ import logging
 import struct
 import subprocess
 import sys
-import time
 import tracemalloc
 import warnings
 import zlib
@@ -157,18 +156,15 @@ def npy_bomb() -> bytes:
         *("tiff", "npy"),
     ],
 )
-def test_bomb_costs_neither_time_nor_memory(data: bytes) -> None:
+def test_bomb_costs_no_memory(data: bytes) -> None:
     limits = DecodeLimits(max_bytes=2**24)
     deflated = uid.DeflatedExplicitVRLittleEndian.encode() in data
     refused(data, limits)  # imports and tables are paid for
     tracemalloc.start()
-    start = time.perf_counter()
     error = refused(data, limits)
-    seconds = time.perf_counter() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert error.reason is Reason.TOO_LARGE
-    assert seconds < 0.25
     assert peak < (3 * limits.max_bytes if deflated else 5 * 2**20)  # inflating stops at max_bytes
 
 

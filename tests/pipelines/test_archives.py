@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.archives import ArchiveFile, FileImages, FileVersions, walk
+from pipelines.errors import SourceError
 from pipelines.folders import Folder
 
 FILES = ("b/2.png", "a/1.png", "a/deep/er/0.png", "top.csv", ".hidden/x", "a/.y")
@@ -53,6 +54,25 @@ def test_a_link_to_nowhere_is_listed_and_can_not_be_read(tmp_path: Path) -> None
     assert [file.path for file in walk(root)] == ["x"]
     with pytest.raises(FileNotFoundError):
         FileImages(root, 10).read("x")
+
+
+def test_a_link_to_itself_is_listed_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "x").write_bytes(b"1")
+    assert [file.path for file in walk(Folder.at(str(tmp_path)))] == ["loop", "x"]
+
+
+def test_many_folders_of_an_object_store_are_listed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.archives.MOST_LISTINGS", 2)
+    root = Folder.at(f"memory://{tmp_path.name}-many")
+    for number in range(5):
+        (root / f"p{number}").write("x", b"1")
+    assert [file.path for file in walk(root)] == [f"p{number}/x" for number in range(5)]
+
+
+def test_an_archive_that_a_machine_lacks_is_no_archive_of_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="Mount it"):
+        FileImages(Folder.at(str(tmp_path / "gone")), 10).prepare(["x"])
 
 
 def test_no_more_is_read_than_the_limit_and_one(root: Folder) -> None:

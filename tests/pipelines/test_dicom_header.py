@@ -50,6 +50,7 @@ def test_the_view(attributes: dict[str, object], view: str | None) -> None:
         ({"BodyPartExamined": None}, True),
         ({"BodyPartExamined": "", "Modality": "DX"}, True),
         ({"BodyPartExamined": "THORAX"}, True),
+        ({"BodyPartExamined": "TORAX"}, True),
         ({"BodyPartExamined": "CHEST_TO_ABDOMEN"}, True),
         ({"BodyPartExamined": "KNEE"}, False),
         ({"BodyPartExamined": "", "StudyDescription": "Left knee 2 views"}, False),
@@ -83,8 +84,13 @@ def test_the_age(attributes: dict[str, object], years: float | None) -> None:
     assert header(**attributes).age_years == years
 
 
-def test_the_same_id_of_two_hospitals_is_two_patients() -> None:
-    assert header(IssuerOfPatientID="A").patient_id != header(IssuerOfPatientID="B").patient_id
+def test_a_person_is_the_same_one_where_a_device_leaves_the_issuer_out() -> None:
+    assert header(IssuerOfPatientID="A").patient_id == header().patient_id
+
+
+@pytest.mark.parametrize(("view", "is_oblique"), [("RAO", True), ("LLO", True), ("PA", False), ("LL", False)])
+def test_oblique_views(view: str, is_oblique: bool) -> None:
+    assert header(ViewPosition=view).is_oblique is is_oblique
 
 
 def test_names_are_known_by_their_parts() -> None:

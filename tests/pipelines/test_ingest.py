@@ -24,6 +24,7 @@ from pyspark.sql import SparkSession
 from featurizers.crops import decode_png
 from featurizers.phantoms import draw_phantom
 from pipelines.errors import ConfigError, LakeError, SourceError
+from pipelines.folders import Folder
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.intake import Intake
 from pipelines.lake import Lake
@@ -221,6 +222,49 @@ def test_a_killed_ingest_goes_on_and_leaves_nothing_half_done(
     studies, quarantine = outcomes(lake)
     assert len(studies) + len(quarantine) == len(INPUTS) + 1
     assert not list(lake.glob("_staging*"))
+
+
+@pytest.mark.parametrize("commits", [0, 1])
+def test_a_kill_between_two_commits_of_a_chunk_changes_nothing_in_the_end(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commits: int
+) -> None:
+    """Quarantine is one commit, studies are the other; the job dies just after the first or before both."""
+    undisturbed, lake = tmp_path / "undisturbed", tmp_path / "lake"
+    ingest(config(archive, undisturbed))
+    left = iter(range(commits))
+
+    def until_killed(method: Callable[..., Folder]) -> Callable[..., Folder]:
+        def commit(*arguments: object) -> Folder:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return method(*arguments)
+
+        return commit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Table, "append", until_killed(Table.append))
+        patched.setattr(Table, "append_arrow", until_killed(Table.append_arrow))
+        with pytest.raises(KeyboardInterrupt):
+            ingest(config(archive, lake))
+    assert len(outcomes(lake)[1]) == (len(outcomes(undisturbed)[1]) if commits else 0)
+    ingest(config(archive, lake))
+    for expected, found in zip(outcomes(undisturbed), outcomes(lake), strict=True):
+        assert sorted(expected["uri"]) == sorted(found["uri"])
+
+
+def test_a_file_that_was_damaged_and_is_as_before_again_leaves_quarantine(archive: Path, tmp_path: Path) -> None:
+    lake, file = tmp_path / "lake", archive / "grey.png"
+    ingest(config(archive, lake))
+    before, status = file.read_bytes(), file.stat()
+    file.write_bytes(before[:99])
+    ingest(config(archive, lake))
+    assert "grey.png" in set(outcomes(lake)[1]["uri"])
+    file.write_bytes(before)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    ingest(config(archive, lake))
+    studies, quarantine = outcomes(lake)
+    assert list(studies["uri"]).count("grey.png") == 1
+    assert "grey.png" not in set(quarantine["uri"])
 
 
 def test_a_file_that_was_mended_is_new_content(archive: Path, tmp_path: Path) -> None:

@@ -133,13 +133,20 @@ def test_labels_join_by_any_of_the_keys_and_missing_images_are_counted(archive: 
     record = run(archive)
     studies, _ = tables(archive)
     assert sorted(str(dict(findings)) for findings in studies["findings"]) == ["{'Mass': 1, 'Edema': -1}", "{}"]
-    assert "1 of 2 label rows have no image in the archive" in str(record)
+    assert "1 of 2 label rows have no image in the archive: row 3" in str(record)
     # The image of the first row is known from before: its row is not missing.
     assert "1 of 2 label rows" in str(run(archive))
     with pytest.raises(SourceError, match="strict=true"):
         run(archive, strict=True)
     written(archive, *(chest_dataset(unlike(n), **{key: uid}) for n, uid in enumerate(("1.77", "1.78", "1.99"))))
     assert "have no image" not in str(run(archive, strict=True))
+
+
+def test_labels_that_come_later_find_the_images_that_are_known(archive: Path) -> None:
+    written(archive, chest_dataset(unlike(0), AccessionNumber="77"))
+    run(archive)
+    (archive / "labels.csv").write_text("AccessionNumber,Mass\n77,1\n78,0\n")
+    assert "1 of 2 label rows have no image in the archive: row 3" in str(run(archive))
 
 
 def test_one_patient_is_in_one_split_whatever_the_chunks(archive: Path) -> None:

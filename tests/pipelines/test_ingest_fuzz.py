@@ -16,7 +16,7 @@ from pipelines.pseudonyms import KEY_VARIABLE
 
 MUTATIONS = 2_000
 MUTATIONS_BY_GDCM = 100
-#: None of these may ever come of damaged bytes.
+#: None of these may ever come of damaged bytes, in 256 MB.
 FAULTS = {Reason.PROCESSING_FAILED, Reason.DECODER_CRASHED, Reason.TOO_SLOW, Reason.TOO_MUCH_MEMORY}
 
 
@@ -36,7 +36,11 @@ def test_damaged_files_are_all_accounted_for(tmp_path: Path, monkeypatch: pytest
     files = sorted(file.name for file in archive.iterdir())
     rows = "".join(f"{name},patient-{number},1\n" for number, name in enumerate(files))
     (archive / "labels.csv").write_text("path,patient_id,Mass\n" + rows)
-    record = ingest(IngestConfig(source="manifest", archive=str(archive), lake=str(tmp_path / "lake")))
+    lake_at = str(tmp_path / "lake")
+    limits = {"max_memory_mb": 256, "max_bytes": 2**20}
+    record = ingest(
+        IngestConfig.model_validate({"source": "manifest", "archive": str(archive), "lake": lake_at, "limits": limits})
+    )
     lake = Lake.at(str(tmp_path / "lake"))
     studies = lake.studies.to_arrow(["uri"])["uri"].to_pylist()
     quarantine = lake.quarantine.to_arrow(["uri", "reason"]).to_pydict()

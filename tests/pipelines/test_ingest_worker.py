@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Misbehaving:
 
     def read(self, path: str) -> bytes:
         match path:
-            case "crash" | "hang" | "leave" | "eat":
+            case "crash" | "hang" | "leave" | "eat" | "killed":
                 return path.encode()
             case "refuse":
                 raise PermissionError(13, "SECRET")
@@ -60,6 +61,8 @@ def decode(data: bytes, limits: DecodeLimits) -> Radiograph:
             time.sleep(3600)
         case b"leave":
             os._exit(0)
+        case b"killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         case b"eat":
             bytearray(2**34)
     return decode_radiograph(data, limits)
@@ -88,6 +91,7 @@ def read(*paths: str, images: Any = None, seconds: float = 60) -> list[dict[str,
     [
         ("crash", "decoder_crashed"),
         ("leave", "decoder_crashed"),
+        ("killed", "too_much_memory"),
         ("refuse", "unreadable_file"),
         ("gone", "missing_file"),
         ("fault", "processing_failed"),

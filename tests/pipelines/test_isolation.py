@@ -62,8 +62,23 @@ def test_a_crash_costs_its_item_alone(fatal: str) -> None:
     assert not any(death.was_too_slow for death in deaths)
 
 
+def test_a_child_that_died_between_two_calls_is_no_items_fault() -> None:
+    def tell(items: Sequence[int]) -> Iterator[int]:
+        yield from (os.getpid() for _ in items)
+
+    with Isolated(tell, 60, MEMORY) as isolated:
+        (first,) = isolated.map([0])
+        assert isinstance(first, int)
+        os.kill(first, signal.SIGKILL)
+        # Whether the pipe is seen to be broken when the items are sent or when results are awaited is a race.
+        for _ in range(3):
+            results = list(isolated.map([1, 2]))
+            assert all(isinstance(result, int) for result in results)
+            os.kill(int(str(results[0])), signal.SIGKILL)
+
+
 def test_a_hang_ends_when_its_time_is_up() -> None:
-    with Isolated(work, 0.3, MEMORY) as isolated:
+    with Isolated(work, 1, MEMORY) as isolated:
         first, hung, last = isolated.map(["a", "hang", "b"])
     assert (first, last) == ("aa", "bb")
     assert isinstance(hung, Death)
@@ -71,11 +86,11 @@ def test_a_hang_ends_when_its_time_is_up() -> None:
 
 
 def test_time_between_items_does_not_count() -> None:
-    with Isolated(work, 0.5, MEMORY) as isolated:
+    with Isolated(work, 2, MEMORY) as isolated:
         results = []
         for result in isolated.map(["a", "b"]):
             results.append(result)
-            time.sleep(0.7)
+            time.sleep(2.5)
         assert [*results, *isolated.map(["c"])] == ["aa", "bb", "cc"]
 
 

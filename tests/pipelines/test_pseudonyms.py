@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,17 @@ def test_the_secret_is_not_shown() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["scan-19430217.png", "2019-02-28/a.png", "x_2020.12.31_y.dcm", "1.2.840.113619.2.55.3", "a/b-1.2.840.10008.5.png"],
+    [
+        "scan-19430217.png",
+        "2019-02-28/a.png",
+        "x_2020.12.31_y.dcm",
+        "1.2.840.113619.2.55.3",
+        "a/b-1.2.840.10008.5.png",
+        "31.12.1956.png",
+        "born_31121956.png",
+        "12-31-1956.png",
+        "M\udcfcller.png",
+    ],
 )
 def test_dates_and_uids_are_identifiers_without_being_told(path: str) -> None:
     assert Pseudonymizer(b"k" * 32, "mine").uri(path) != path
@@ -112,3 +123,10 @@ def test_a_stamp_is_of_a_path_and_a_version() -> None:
     stamps = {keys.stamp("a", "1"), keys.stamp("a", "2"), keys.stamp("b", "1"), keys.stamp("a1", "")}
     assert len(stamps) == 4
     assert keys.stamp("a", "1") == keys.stamp("a", "1")
+
+
+def test_accents_and_how_they_are_written_do_not_hide_a_name() -> None:
+    keys = Pseudonymizer(b"k" * 32, "mine")
+    composed, decomposed = unicodedata.normalize("NFC", "Müller"), unicodedata.normalize("NFD", "Müller")
+    for path, name in ((composed, decomposed), (decomposed, composed), ("Muller", composed)):
+        assert keys.uri(f"{path}_Hans.dcm", name) != f"{path}_Hans.dcm"

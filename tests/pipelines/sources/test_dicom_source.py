@@ -43,9 +43,9 @@ def test_labels_are_joined_by_the_most_exact_key(tmp_path: Path) -> None:
     found = source(tmp_path)
     assert found.check().label_rows == 2
     assert found.label_key == "SOPInstanceUID"
-    assert [(row.key, row.findings) for row in found.label_rows()] == [
-        ("1.2.3", {"Mass": 1}),
-        ("1.2.4", {"Mass": -1, "Edema": 0}),
+    assert [(row.key, row.findings, row.row) for row in found.label_rows()] == [
+        ("1.2.3", {"Mass": 1}, 2),
+        ("1.2.4", {"Mass": -1, "Edema": 0}, 3),
     ]
     # The table is no input.
     assert [record.path for record in found.records()] == ["IM1"]
