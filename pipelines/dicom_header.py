@@ -13,7 +13,8 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from featurizers.dicom import DICOM_MAGIC, DICOM_MAGIC_OFFSET, is_bare_dicom
+from featurizers.dicom import DICOM_MAGIC, DICOM_MAGIC_OFFSET, inflated, is_bare_dicom
+from featurizers.radiograph import DecodeLimits
 from pipelines.sources.base import AP, LATERAL, PA
 
 LabelKey = Literal["SOPInstanceUID", "StudyInstanceUID", "AccessionNumber"]
@@ -97,6 +98,7 @@ _OTHERS = (
     "PatientSex",
     "PatientAge",
 )
+_LIMITS = DecodeLimits()
 _DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage: a DICOMDIR
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
@@ -147,10 +149,11 @@ def is_dicom(data: bytes) -> bool:
     return data.startswith(DICOM_MAGIC, DICOM_MAGIC_OFFSET) or is_bare_dicom(data)
 
 
-def read_header(data: bytes) -> DicomHeader | None:
+def read_header(data: bytes, limits: DecodeLimits = _LIMITS) -> DicomHeader | None:
     """The header of a DICOM file or bare data set; None if it can't be read at all.
 
-    A single attribute that can't be read counts as missing. A deflated data set must have been inflated, in bounds.
+    A single attribute that can't be read counts as missing. A data set that inflates to more than `limits` allow can't
+    be read, and decoding will say so.
     """
     logger = logging.getLogger("pydicom")
     was_disabled, logger.disabled = logger.disabled, True  # its warnings quote values
@@ -158,7 +161,9 @@ def read_header(data: bytes) -> DicomHeader | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tags = [*_IDENTIFYING, *_OTHERS, *_DESCRIPTIONS]
-            dataset = pydicom.dcmread(BytesIO(data), force=True, stop_before_pixels=True, specific_tags=list(tags))
+            dataset = pydicom.dcmread(
+                BytesIO(inflated(data, limits)), force=True, stop_before_pixels=True, specific_tags=list(tags)
+            )
             return _facts(dataset)
     except MemoryError:
         raise

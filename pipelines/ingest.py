@@ -25,6 +25,7 @@ from pipelines.ingest_worker import StudyReader, WorkerLimits
 from pipelines.intake import Books, Intake
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
+from pipelines.lease import lease
 from pipelines.listing import Listing, ahead
 from pipelines.npz_images import NpzImages
 from pipelines.policy import Policy
@@ -159,6 +160,12 @@ def ingest(config: IngestConfig) -> JobRecord:
     """
     plan = _plan(config)
     lake = Lake.create(config.lake)
+    with lease(lake.folder):
+        return _ingest(plan, lake)
+
+
+def _ingest(plan: _Plan, lake: Lake) -> JobRecord:
+    config = plan.config
     dataset = plan.identities.pseudonymizer.dataset
     crops = describe_crops(CropSettings(**config.crop.model_dump()))
     key_check = plan.identities.pseudonymizer.key_check
@@ -176,8 +183,8 @@ def ingest(config: IngestConfig) -> JobRecord:
     record.summary = _summary(lake, record, contents, overview)
     if config.strict and contents.missing:
         raise SourceError(
-            f"{record.summary}\n\nstrict=true, and label rows have no image in the archive. What was read is in the "
-            "lake. Complete the archive, or leave strict out."
+            f"strict=true, and {_missing(contents)}. What was read is in the lake. Complete the archive, or leave "
+            f"strict out.\n{record.summary}"
         )
     return record
 
@@ -234,6 +241,7 @@ def _count(record: JobRecord, books: Books) -> None:
     record.count("studies", books.studies)
     record.count("unchanged", books.unchanged)
     record.count("without patient id", books.without_patient_id)
+    record.count("without label row", books.without_labels)
     for reason, number in sorted(books.reasons.items()):
         record.count(f"quarantine: {reason}", number)
     if books.conflicts:
@@ -308,6 +316,16 @@ def _summary(lake: Lake, record: JobRecord, contents: Contents, overview: Overvi
         **(
             {"without Patient ID": f"{counts['without patient id']:,} studies; each stands for a patient of its own"}
             if counts.get("without patient id")
+            else {}
+        ),
+        **(
+            {"without a label row": f"{counts['without label row']:,} of the new studies: no findings"}
+            if counts.get("without label row")
+            else {}
+        ),
+        **(
+            {"labels": "images that are known keep the labels of their first reading"}
+            if contents.label_rows and counts["known"]
             else {}
         ),
         "time": f"{clock(seconds)} ({read / seconds:,.1f} images/s)" if read else "nothing new to read",

@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from featurizers.crops import Crop, CropSettings, crop_lungs, encode_png
 from featurizers.decode import decode_radiograph
-from featurizers.dicom import inflated
 from featurizers.errors import DecodeError
 from featurizers.radiograph import DecodeLimits, Radiograph
 from featurizers.reasons import Reason
@@ -153,23 +152,21 @@ class StudyReader:
 
     def _study(self, told: Row, content: bytes) -> Row:
         known = told | {"image_id": hashlib.sha256(content).hexdigest()}
-        header = None
-        if is_dicom(content):
-            try:
-                header = read_header(inflated(content, self.limits.decode))
-            except DecodeError as error:
-                return self._unseen(known) | _because(error.reason, error.detail)
+        header = read_header(content, self.limits.decode) if is_dicom(content) else None
         if header is not None:
             known = self.identities.of_header(known, told["path"], header)
-            known |= {"names_patient": bool(header.patient_id), "label_keys": self._label_keys(header)}
+            if told["patient_key"] is None:
+                known |= {"names_patient": bool(header.patient_id), "label_keys": self._label_keys(header)}
             if rejection := self.policy.of_header(header, told["view"]):
                 return known | _rejected(rejection)
-        elif known["patient_key"] is None and content:
-            return known | (_HEADLESS if is_dicom(content) else _NOT_DICOM)
+        elif known["patient_key"] is None and content and not is_dicom(content):
+            return known | _NOT_DICOM
         try:
             radiograph = decode_radiograph(content, self.limits.decode)
         except DecodeError as error:
             return (known if header else self._unseen(known)) | _because(error.reason, error.detail)
+        if known["patient_key"] is None:
+            return known | _HEADLESS
         if header is not None and (rejection := self.policy.of_silence(header)):
             return known | _rejected(rejection)
         return known | _pixels(radiograph, crop_lungs(radiograph.pixels, self.crop))

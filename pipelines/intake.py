@@ -64,6 +64,7 @@ class Books:
         unchanged: inputs that were written anew with the bytes that the lake has under their uri.
         reasons: of those in quarantine.
         conflicts: duplicates whose labels differ from those of the image that is kept.
+        without_labels: studies that no row of a table of labels names, where there is a table.
         without_patient_id: DICOM images whose header names no patient, so that their study stands for one.
     """
 
@@ -72,6 +73,7 @@ class Books:
     unchanged: int
     reasons: Counter[str]
     conflicts: int
+    without_labels: int
     without_patient_id: int
 
     def check(self, inputs: int) -> None:
@@ -305,6 +307,7 @@ class Intake:
             unchanged=len(verdicts.unchanged),
             reasons=Counter(row["reason"] for row in verdicts.quarantine),
             conflicts=sum(CONFLICT in row["detail"] for row in verdicts.quarantine),
+            without_labels=sum(not row["findings"] and not row["reason"] for row in facts) if self._labels else 0,
             without_patient_id=sum(row["names_patient"] is False and not row["reason"] for row in facts),
         )
 
@@ -388,15 +391,17 @@ class Intake:
 
 def _duplicate(row: dict[str, Any], first: dict[str, Any]) -> str:
     """What to tell of an input with the bytes of an earlier one."""
-    if first["dataset"] != row["dataset"]:
-        return f"same bytes as {first['uri']} of data set {first['dataset']}"
     here, there = row["findings"], first["findings"]
-    differing = sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
+    is_elsewhere = first["dataset"] != row["dataset"]
+    # Another data set may ask for other findings, and has other keys for its patients.
+    compared = here.keys() & there.keys() if is_elsewhere else here.keys() | there.keys()
+    differing = sorted(name for name in compared if here.get(name) != there.get(name))
     conflicts = [f"in {', '.join(differing)}"] if differing else []
-    if first["patient_key"] != row["patient_key"]:
+    if not is_elsewhere and first["patient_key"] != row["patient_key"]:
         conflicts.append("of the patient")
     told = f"; {CONFLICT} {' and '.join(conflicts)}: find out which are right" if conflicts else ""
-    return f"same bytes as {first['uri']}{told}"
+    where = f" of data set {first['dataset']}" if is_elsewhere else ""
+    return f"same bytes as {first['uri']}{where}{told}"
 
 
 def _batched(rows: Iterable[LabelRow]) -> Iterator[list[LabelRow]]:

@@ -172,14 +172,14 @@ def _one_dataset(survey: Survey) -> Iterator[Note]:
     if len(survey.datasets) < 2:
         return
     told = [
-        f"{name} ({', '.join(datasets)})"
+        f"{name} (only in {', '.join(datasets)})"
         for name, datasets in survey.recording.items()
         if len(datasets) < len(survey.datasets)
     ]
     if told:
         yield Note(
             "Not recorded everywhere",
-            f"Some findings are never mentioned by some of the data sets: {_some(told)}. A head trained across data "
+            f"Some findings are mentioned by a part of the data sets only: {_some(told)}. A head trained across data "
             "sets may learn where an image is from instead.",
         )
 

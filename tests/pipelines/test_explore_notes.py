@@ -95,7 +95,7 @@ def test_a_finding_of_one_data_set_only(tell: Tell) -> None:
     for row in rows[300:]:
         row["dataset"] = "second"
         del row["findings"]["b"]
-    assert "b (first)" in tell(rows)["Not recorded everywhere"]
+    assert "b (only in first)" in tell(rows)["Not recorded everywhere"]
 
 
 def test_view_sex_and_age_that_go_with_a_finding(tell: Tell) -> None:

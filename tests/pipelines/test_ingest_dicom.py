@@ -134,6 +134,7 @@ def test_labels_join_by_any_of_the_keys_and_missing_images_are_counted(archive: 
     studies, _ = tables(archive)
     assert sorted(str(dict(findings)) for findings in studies["findings"]) == ["{'Mass': 1, 'Edema': -1}", "{}"]
     assert "1 of 2 label rows have no image in the archive: row 3" in str(record)
+    assert record.counts["without label row"] == 1
     # The image of the first row is known from before: its row is not missing.
     assert "1 of 2 label rows" in str(run(archive))
     with pytest.raises(SourceError, match="strict=true"):

@@ -119,5 +119,5 @@ def test_files_are_read_from_the_archive(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(GOOD)
     found, gone = read("x", "y", images=FileImages(Folder.at(str(tmp_path)), 2**20))
     assert found["reason"] is None
-    assert found["names_patient"]
+    assert found["crop"]
     assert gone["reason"] == "missing_file"
