@@ -81,6 +81,7 @@ class Counts:
 
     Attributes:
         images: by dataset, split, view, sex.
+        labelled: the images that mention any finding, by the same.
         findings: mentions by finding, value, dataset, split, view, sex.
         pairs: by dataset, first, second (findings), first_value, second_value; only values 1 and -1, in both orders,
             each finding with itself too.
@@ -93,6 +94,7 @@ class Counts:
     """
 
     images: Cube
+    labelled: Cube
     findings: Cube
     pairs: Cube
     labels: Cube
@@ -114,6 +116,7 @@ class Counts:
         positives = mentions.filter(pc.equal(mentions["value"], POSITIVE))
         return cls(
             images=Cube.of(rows, *_GROUPS),
+            labelled=Cube.of(rows.filter(_mentions_any(rows)), *_GROUPS),
             findings=Cube.of(mentions, "finding", "value", *_GROUPS),
             pairs=_pairs(mentions),
             labels=_labels_per_image(rows, positives),
@@ -212,6 +215,11 @@ def _mentions(rows: pa.Table) -> pa.Table:
         .append_column("finding", mentioned.field("finding"))
         .append_column("value", mentioned.field("value"))
     )
+
+
+def _mentions_any(rows: pa.Table) -> pa.Array:
+    """Whether each image mentions a finding: one that no label row names says nothing, not that nothing is there."""
+    return pc.greater(pc.list_value_length(rows["findings"].combine_chunks().cast(_PAIR_LIST)), 0)
 
 
 def _pairs(mentions: pa.Table) -> Cube:

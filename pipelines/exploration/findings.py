@@ -21,15 +21,14 @@ from pipelines.exploration.survey import SHOWN_FINDINGS, Mentions, Survey
 
 _MENTION_LEGEND: Final = (
     *(("s1", "positive"), ("s4", "negative"), ("s2", "uncertain"), (BLANK, "not mentioned")),
-    (HATCHED, "never recorded by its data set"),
+    (HATCHED, "never recorded by its data set, or image without labels"),
 )
 
 _RULE: Final = """
 <p><strong>How findings are counted.</strong> <em>Positive</em>, <em>negative</em> and <em>uncertain</em> are what the
-label file says. A finding that it does not mention counts as absent, as is usual in training, if the
-image's
-data set mentions that finding on any other image; else the image is left out of what is said of the finding.
-Uncertain labels are left out of shares and correlations.</p>
+label file says. A finding that it does not mention of an image counts as absent, as is usual in training, if it
+mentions another one of that image, and this one on any image of the data set; else the image is left out of what is
+said of the finding. Uncertain labels are left out of shares and correlations.</p>
 """
 
 

@@ -25,7 +25,7 @@ class Mentions:
     Attributes:
         positive, negative, uncertain: as the label file says.
         silent: not mentioned, in a data set that mentions the finding elsewhere.
-        unrecorded: images of data sets that never mention it.
+        unrecorded: images of data sets that never mention it, and images that mention nothing.
     """
 
     positive: int
@@ -46,7 +46,7 @@ class Mentions:
 
     @property
     def recorded(self) -> int:
-        """Images of the data sets that mention it."""
+        """Labelled images of the data sets that mention it."""
         return self.answered + self.uncertain
 
     @property
@@ -136,7 +136,8 @@ class Survey:
     def mentions(self, finding: str, split: str | None = None) -> Mentions:
         """How the images of a split (of all) speak of a finding."""
         images = self.counts.images if split is None else self.counts.images.where(split=split)
-        recorded = images.where(dataset=self.recording[finding]).total
+        labelled = self.counts.labelled if split is None else self.counts.labelled.where(split=split)
+        recorded = labelled.where(dataset=self.recording[finding]).total
         told = dict.fromkeys((POSITIVE, NEGATIVE, UNCERTAIN), 0)
         for (name, _, part, value), n in self._mentioned.items():
             if name == finding and split in (None, part):
@@ -156,7 +157,7 @@ class Survey:
     def phi(self, first: str, second: str) -> float | None:
         """Pearson's phi coefficient of two findings; None where one of them never varies.
 
-        On images of the data sets that mention both, without those on which either is uncertain; what is not
+        On labelled images of the data sets that mention both, without those on which either is uncertain; what is not
         mentioned counts as absent.
         """
         datasets = [name for name in self.recording[first] if name in self.recording[second]]
@@ -167,7 +168,7 @@ class Survey:
         def alone(name: str, value: int) -> int:
             return self._pair(name, value, name, value, datasets)
 
-        images = sum(self.datasets[dataset] for dataset in datasets)
+        images = self.counts.labelled.where(dataset=datasets).total
         either_uncertain = alone(first, UNCERTAIN) + alone(second, UNCERTAIN) - pair(UNCERTAIN, UNCERTAIN)
         both = pair(POSITIVE, POSITIVE)
         only_first = alone(first, POSITIVE) - both - pair(POSITIVE, UNCERTAIN)
@@ -195,7 +196,7 @@ class Survey:
         return self._contrast(finding, "sex", FEMALE, MALE)
 
     def _contrast(self, finding: str, key: str, this: str, other: str) -> Contrast | None:
-        images = self.counts.images.where(dataset=self.recording[finding]).over(key)
+        images = self.counts.labelled.where(dataset=self.recording[finding]).over(key)
         told = self.counts.findings.where(finding=finding).by("value", key)
         with_it = {value: told.get((POSITIVE, value), 0) for value in (this, other)}
         without = {

@@ -203,3 +203,10 @@ def test_memory_does_not_grow_with_the_rows(rows: list[dict[str, Any]], tmp_path
     assert (few_images, many_images) == (16_800, 336_000)
     # Held in memory, the rows more would be 128 MB: the columns that are read have 400 bytes a row.
     assert many - few < 80
+
+
+def test_an_image_without_labels_says_nothing_of_any_finding(tmp_path: Path) -> None:
+    labels: list[dict[str, int]] = [{"mass": 1}, {"mass": 0}, {"edema": 1}, {}]
+    rows = [study(number, findings=findings) for number, findings in enumerate(labels)]
+    told = Survey(count(tmp_path / "lake", rows)).mentions("mass")
+    assert (told.positive, told.negative, told.silent, told.unrecorded) == (1, 1, 1, 1)
