@@ -164,6 +164,10 @@ def _relative(path: str, top: str) -> str:
 class Images(Protocol):
     """How an executor gets at an archive's images."""
 
+    @property
+    def starts_jvm(self) -> bool:
+        """Whether reading starts a JVM in the reading process, which asks for more address space than it will use."""
+
     def prepare(self, paths: Iterable[str]) -> None:
         """Do what must come before any of these paths is read, and takes longer than one image may."""
 
@@ -183,6 +187,11 @@ class FileImages:
     archive: Folder
     max_bytes: int
     """No more than one byte above this is read of a file; decoding refuses it then."""
+
+    @property
+    def starts_jvm(self) -> bool:
+        """libhdfs does."""
+        return self.archive.uri.startswith(("hdfs://", "viewfs://"))
 
     def prepare(self, paths: Iterable[str]) -> None:
         """Look whether the archive is there: a mount that one machine lacks must not look like missing files.

@@ -98,7 +98,7 @@ class StudyReader:
             count: told how many inputs each finished batch held.
         """
         # Files that wait for their turn are no cost of the image that is worked on.
-        memory = self.limits.memory + READ_AHEAD * self.limits.decode.max_bytes
+        memory = None if self.images.starts_jvm else self.limits.memory + READ_AHEAD * self.limits.decode.max_bytes
         with Isolated(self._read_rows, self.limits.seconds, memory) as isolated:
             rows: list[Row] = []
             for batch in batches:

@@ -68,10 +68,12 @@ class Isolated(Generic[Item, Result]):
             its own ends the child, and counts as its death.
         seconds: how long a result may take.
         memory: bytes that the child may ask for beyond what it has when it starts; what goes over raises MemoryError
-            in it, or ends it. Not enforced where the system has no such limit (macOS).
+            in it, or ends it. None: no limit. Not enforced where the system has no such limit (macOS).
     """
 
-    def __init__(self, function: Callable[[Sequence[Item]], Iterable[Result]], seconds: float, memory: int) -> None:
+    def __init__(
+        self, function: Callable[[Sequence[Item]], Iterable[Result]], seconds: float, memory: int | None
+    ) -> None:
         self._function, self._seconds, self._memory = function, seconds, memory
         self._child: BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -133,7 +135,8 @@ class Isolated(Generic[Item, Result]):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A crash is told as a quarantine row, not as a stack in somebody's log.
         faulthandler.disable()
-        _limit_memory(self._memory)
+        if self._memory is not None:
+            _limit_memory(self._memory)
         _keep_freed_memory()
         alarm = Alarm(self._seconds)
         # The pipe breaks when the parent is gone, and then nobody waits for anything.

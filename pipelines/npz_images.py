@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pyspark import TaskContext
 
+from pipelines.archives import FileImages
 from pipelines.folders import Folder
 from pipelines.session import scratch_folder
 
@@ -61,6 +62,11 @@ class NpzImages:
     """
 
     archive: Folder
+
+    @property
+    def starts_jvm(self) -> bool:
+        """See Images."""
+        return FileImages(self.archive, 0).starts_jvm
 
     def __reduce__(self) -> tuple[type[NpzImages], tuple[Folder]]:
         """What one process has opened is no use to another."""

@@ -36,6 +36,8 @@ IDENTITIES = Identities(Pseudonymizer(b"k" * 32, "mine"), SplitFractions(0.2, 0.
 class Misbehaving:
     """Images whose names say what reading or decoding them does."""
 
+    starts_jvm: bool = False
+
     def prepare(self, paths: Iterable[str]) -> None:
         pass
 
