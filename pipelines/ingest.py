@@ -156,7 +156,7 @@ def ingest(config: IngestConfig) -> JobRecord:
     Raises:
         ConfigError, SourceError: before any work starts; SourceError at the end too, if strict=true finds labels
             without an image that only the images' headers could tell.
-        LakeError: if the books do not balance, or a patient would be in two splits.
+        LakeError: if another ingest is at work, the books do not balance, or a patient would be in two splits.
     """
     plan = _plan(config)
     lake = Lake.create(config.lake)

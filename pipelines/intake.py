@@ -294,8 +294,10 @@ class Intake:
         found = sorted({key for row in facts for key in row["label_keys"] or () if key})
         self._append(lake.found_labels, [{"dataset": self._dataset, "label_key": key} for key in found])
         quarantined = self._quarantine(verdicts.quarantine, outdated)
+        rejected = set(verdicts.not_studies)
+        accepted = [row for row in facts if row["position"] not in rejected]
         studies = 0
-        if len(verdicts.not_studies) < len(facts):
+        if accepted:
             is_study = ~F.col("position").isin(verdicts.not_studies) if verdicts.not_studies else F.lit(True)
             run = lake.studies.append(staged.where(is_study))
             self._record.runs.append(run.uri)
@@ -307,8 +309,8 @@ class Intake:
             unchanged=len(verdicts.unchanged),
             reasons=Counter(row["reason"] for row in verdicts.quarantine),
             conflicts=sum(CONFLICT in row["detail"] for row in verdicts.quarantine),
-            without_labels=sum(not row["findings"] and not row["reason"] for row in facts) if self._labels else 0,
-            without_patient_id=sum(row["names_patient"] is False and not row["reason"] for row in facts),
+            without_labels=sum(not row["findings"] for row in accepted) if self._labels else 0,
+            without_patient_id=sum(row["names_patient"] is False for row in accepted),
         )
 
     def _append(self, table: Table, rows: list[dict[str, Any]]) -> None:
@@ -373,7 +375,7 @@ class Intake:
         table = self._lake.quarantine
         rows = pa.Table.from_pylist([{name: row[name] for name in QUARANTINE.names} for row in rejected], QUARANTINE)
         if outdated:
-            # What is read is what is replaced: another job may commit meanwhile.
+            # Listed once: exactly what is read is replaced.
             replaced = table.folder.runs()
             is_outdated = (F.col("dataset") == self._dataset) & F.col("uri").isin(outdated)
             kept = table.read_files(self._spark, [run.hadoop_uri for run in replaced]).where(~is_outdated).cache()

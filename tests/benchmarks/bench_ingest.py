@@ -60,22 +60,32 @@ def jpeg(shape: tuple[int, int]) -> Callable[[int], bytes]:
     return write
 
 
-def png(number: int, drawn: list[np.ndarray] = []) -> bytes:  # noqa: B006  drawn once
-    """1024² PNG; the first pixel makes each file's bytes its own."""
-    drawn.extend(draw_phantom(seed, size=(1024, 1024)).pixels for seed in range(DRAWINGS if not drawn else 0))
-    pixels = drawn[number % DRAWINGS].copy()
-    pixels[0, :4] = list(number.to_bytes(4, "big"))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+def png() -> Callable[[int], bytes]:
+    """Writes 1024² PNGs; the first pixels make each file's bytes its own."""
+    drawn = [draw_phantom(seed, size=(1024, 1024)).pixels for seed in range(DRAWINGS)]
+
+    def write(number: int) -> bytes:
+        pixels = drawn[number % DRAWINGS].copy()
+        pixels[0, :4] = list(number.to_bytes(4, "big"))
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    return write
 
 
-def dicom(number: int, drawn: list[np.ndarray] = []) -> bytes:  # noqa: B006  drawn once
-    """2048² DICOM of 12 bits, with the noise of a detector below the picture's 8."""
+def dicom() -> Callable[[int], bytes]:
+    """Writes 2048² DICOM files of 12 bits, with the noise of a detector below the picture's 8."""
     rng = np.random.default_rng(0)
-    for seed in range(DRAWINGS if not drawn else 0):
+    drawn = []
+    for seed in range(DRAWINGS):
         fine = rng.integers(0, 16, (2048, 2048), dtype=np.uint16)
         drawn.append(draw_phantom(seed, size=(2048, 2048)).pixels.astype(np.uint16) * np.uint16(16) + fine)
+    return lambda number: dicom_file(number, drawn[number % DRAWINGS])
+
+
+def dicom_file(number: int, pixels: np.ndarray) -> bytes:
+    """One chest radiograph of 12 bits, not compressed."""
     dataset = Dataset()
     dataset.SOPClassUID = ComputedRadiographyImageStorage
     dataset.SOPInstanceUID, dataset.StudyInstanceUID = generate_uid(), generate_uid()
@@ -83,7 +93,7 @@ def dicom(number: int, drawn: list[np.ndarray] = []) -> bytes:  # noqa: B006  dr
     dataset.Rows, dataset.Columns = 2048, 2048
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-    dataset.PixelData = drawn[number % DRAWINGS].tobytes()
+    dataset.PixelData = pixels.tobytes()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     buffer = io.BytesIO()
@@ -94,8 +104,8 @@ def dicom(number: int, drawn: list[np.ndarray] = []) -> bytes:  # noqa: B006  dr
 #: Source, how many files by default (some ten seconds of work), and what writes them.
 KINDS: dict[str, tuple[str, int, Callable[[], Callable[[int], bytes]]]] = {
     "jpeg": ("kermany", 4000, lambda: jpeg((880, 1160))),
-    "png": ("kermany", 1500, lambda: png),
-    "dicom": ("dicom", 1200, lambda: dicom),
+    "png": ("kermany", 1500, png),
+    "dicom": ("dicom", 1200, dicom),
     "small": ("kermany", 6000, lambda: jpeg((224, 224))),
 }
 

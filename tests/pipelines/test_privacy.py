@@ -145,7 +145,8 @@ def test_no_identifier_of_a_dicom_archive_is_in_any_byte_of_ingest_extract_train
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    # Where Python, its libraries and our scratch folders put what is meant to be temporary.
+    # Where Python and its libraries put what is meant to be temporary. Spark's own scratch lies elsewhere: ingest has
+    # it encrypted where it starts the session, and here the session runs already.
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     # The archive's own path is the user's choice, and stands in the config; a name without identifiers is asked for.
