@@ -103,4 +103,6 @@ def box_of_mask(mask: LungMask) -> LungBox:
     if not rows.size:
         raise ValueError("an empty mask has no box: leave the image out")
     height, width = mask.shape
-    return LungBox(columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return LungBox(left / width, top / height, right / width, bottom / height)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from featurizers.decode import decode_radiograph
-from featurizers.errors import DecodeError, FeaturizerError
+from featurizers.errors import FeaturizerError
 from featurizers.lungs import LungMask
 from featurizers.radiograph import Pixels
 
@@ -19,6 +21,10 @@ from featurizers.radiograph import Pixels
 IGNORE = 127
 _LUNG = 128
 _COLUMNS = ("image", "mask", "patient")
+
+# Tenths of the patients: the first seven train, the next validates, the rest tests.
+_TENTHS = 10
+_FIRST_VAL, _FIRST_TEST = 7, 8
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class MaskPair:
             pixels = decode_radiograph(self.image.read_bytes()).pixels
             with Image.open(self.mask) as image:
                 drawn = np.asarray(image.convert("L"))
-        except (OSError, DecodeError, UnidentifiedImageError) as error:
+        # Of a damaged mask Pillow raises errors of many kinds.
+        except Exception as error:
             raise FeaturizerError(
                 f"{self.image.name} and its mask {self.mask.name} can't be read ({error}): replace or remove them"
             ) from None
@@ -68,7 +75,7 @@ def list_pairs(folder: Path) -> Sequence[MaskPair]:
     it a mask belongs to the image of the same name up to the suffix, and every image is a patient of its own.
 
     Raises:
-        FeaturizerError: no such folders, no pairs, a column is missing, or a file of a row is.
+        FeaturizerError: no such folders, no pairs, a column or a cell of it is missing, or a file of a row is.
     """
     images, masks = folder / "images", folder / "masks"
     if not (images.is_dir() and masks.is_dir()):
@@ -84,15 +91,43 @@ def list_pairs(folder: Path) -> Sequence[MaskPair]:
 
 
 def _of_table(table: Path, images: Path, masks: Path) -> list[MaskPair]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if absent := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
-            raise FeaturizerError(f"{table} lacks the column {absent[0]}: it needs {', '.join(_COLUMNS)}")
-        return [
-            MaskPair(images / row["image"], masks / row["mask"], row["patient"], row.get("label") or "") for row in rows
-        ]
+    pairs = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if absent := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
+                raise FeaturizerError(f"{table} lacks the column {absent[0]}: it needs {', '.join(_COLUMNS)}")
+            for row in rows:
+                if empty := [name for name in _COLUMNS if not row[name]]:
+                    raise FeaturizerError(f"{table} has no {empty[0]} in line {rows.line_num}: fill it in")
+                label = row.get("label") or ""
+                pairs.append(MaskPair(images / row["image"], masks / row["mask"], row["patient"], label))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FeaturizerError(f"{table} is no CSV file in UTF-8 ({error}): save it as one") from None
+    return pairs
 
 
 def _of_names(images: Path, masks: Path) -> list[MaskPair]:
     by_stem = {file.stem: file for file in masks.iterdir() if not file.name.startswith(".")}
     return [MaskPair(image, by_stem[image.stem], image.stem, "") for image in images.iterdir() if image.stem in by_stem]
+
+
+class PairSplit(NamedTuple):
+    """Pairs by what they are for; no patient is in two."""
+
+    train: Sequence[MaskPair]
+    val: Sequence[MaskPair]
+    test: Sequence[MaskPair]
+
+
+def split_patients(pairs: Sequence[MaskPair]) -> PairSplit:
+    """Split pairs by patient: about 70 % train, 10 % val, 20 % test, in the order given.
+
+    The CRC-32 of a patient's id decides, so that a patient stays where he is when others come or go.
+    """
+    tenths = [zlib.crc32(pair.patient.encode()) % _TENTHS for pair in pairs]
+
+    def between(first: int, end: int) -> list[MaskPair]:
+        return [pair for pair, tenth in zip(pairs, tenths, strict=True) if first <= tenth < end]
+
+    return PairSplit(between(0, _FIRST_VAL), between(_FIRST_VAL, _FIRST_TEST), between(_FIRST_TEST, _TENTHS))

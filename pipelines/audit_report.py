@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from featurizers.crops import Cropper
 from featurizers.reasons import Reason
 from pipelines.audit_counts import DatasetCounts, Example, Values
 from pipelines.audit_faults import Fault, LakeBooks
@@ -73,12 +72,11 @@ def _dataset(name: str, counts: DatasetCounts, ingests: History) -> Iterator[str
         rows.append(("labels", f"{complete.label_rows:,} rows, {complete.missing:,} of them without an image"))
     if counts.studies:
         torn = f"{counts.torn_patients:,}" if counts.torn_patients else "none"
-        whole = counts.croppers.get(Cropper.WHOLE_IMAGE, 0)
         rows += [
             ("images", _listed(counts.images)),
             ("patients", f"{_listed(counts.patients)}; {torn} in two splits"),
             ("views", _listed(counts.views)),
-            ("crops", f"lungs {counts.studies - whole:,}, whole images {whole:,}"),
+            ("crops", _listed(counts.croppers)),
         ]
     if Reason.DUPLICATE in counts.reasons:
         told = f", {conflicts:,} of them with conflicting labels: find out which are right" if conflicts else ""

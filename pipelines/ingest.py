@@ -6,13 +6,16 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
 
-from featurizers.crops import Cropper, CropSettings, describe_crops
+from featurizers.crops import Cropper, CropSettings, Fit, describe_crops
+from featurizers.finders import FinderName, open_finder
+from featurizers.lungs import LungFinder
 from featurizers.radiograph import DecodeLimits
 from featurizers.reasons import Reason
 from pipelines.archives import FileImages
@@ -61,11 +64,57 @@ _CROP, _LIMITS = CropSettings(), DecodeLimits()
 class CropConfig(Config):
     """How the lungs are cropped."""
 
+    finder: FinderName | Literal["none"] = Field(
+        "projection",
+        description="segmenter, atlas or projection tells where the lungs are; none: every image is kept whole",
+    )
+    weights: str | None = Field(
+        None, description="finder=segmenter: local safetensors file; null: the weights that come with Pleura"
+    )
+    atlas: str | None = Field(None, description="finder=atlas: local folder with images/ and their lung masks/")
     size: int = Field(_CROP.size, ge=32, le=2048, description="side of the stored square crop, pixels")
     margin: float = Field(_CROP.margin, ge=0, le=1, description="added on each side, as a fraction of the lung box")
-    min_quality: float = Field(
-        _CROP.min_quality, ge=0, le=1, description="below this lung_quality the whole image is kept"
+    min_quality: float | None = Field(
+        _CROP.min_quality,
+        ge=0,
+        le=1,
+        description="below this lung_quality the whole image is kept; null: as the finder recommends",
     )
+    fit: Fit = Field(
+        _CROP.fit,
+        description="how a box becomes a square: stretch it, square: show what is beside it, or pad it with black",
+    )
+    mask_out: bool = Field(_CROP.mask_out, description="black outside the lungs; needs finder=segmenter or atlas")
+
+    def settings(self) -> CropSettings:
+        """What the crops are like."""
+        return CropSettings(self.size, self.margin, self.min_quality, self.fit, self.mask_out)
+
+    def open_finder(self) -> LungFinder | None:
+        """What tells where the lungs are, with all that it needs in memory.
+
+        Raises:
+            ConfigError: if settings contradict each other.
+            FeaturizerError: if the atlas or the weights can't be read.
+        """
+        if self.mask_out and self.finder in ("projection", "none"):
+            raise ConfigError(
+                f"crop.mask_out=true needs the lungs' outline, which crop.finder={self.finder} does not tell. Take "
+                "crop.finder=segmenter or atlas, or leave crop.mask_out out."
+            )
+        if (self.atlas is None) == (self.finder == "atlas"):
+            raise ConfigError("crop.finder=atlas and crop.atlas=FOLDER belong together: give both, or neither.")
+        if self.weights is not None and self.finder != "segmenter":
+            raise ConfigError(
+                f"crop.finder={self.finder} has no weights: take crop.finder=segmenter, or leave crop.weights out."
+            )
+        if self.finder == "none":
+            return None
+        return open_finder(
+            self.finder,
+            atlas=Path(self.atlas) if self.atlas else None,
+            weights=Path(self.weights) if self.weights else None,
+        )
 
 
 class LimitsConfig(Config):
@@ -131,11 +180,15 @@ class IngestConfig(SparkConfig):
 
 @dataclass(frozen=True)
 class Overview:
-    """What a lake holds of one data set: studies by split, cropper, and finding and value; inputs in quarantine."""
+    """What a lake holds of one data set: studies by split, cropper, and finding and value; inputs in quarantine.
+
+    Croppers are told with whether the lungs were looked for: an image may be whole because that was asked for, or
+    because its lungs were not to be trusted.
+    """
 
     quarantined: int
     splits: Counter[str] = field(default_factory=Counter)
-    croppers: Counter[str] = field(default_factory=Counter)
+    croppers: Counter[tuple[str, bool]] = field(default_factory=Counter)
     findings: Counter[tuple[str, int]] = field(default_factory=Counter)
 
 
@@ -148,14 +201,15 @@ class _Plan:
     contents: Contents
     identities: Identities
     policy: Policy
+    finder: LungFinder | None
 
 
 def ingest(config: IngestConfig) -> JobRecord:
     """Run the job.
 
     Raises:
-        ConfigError, SourceError: before any work starts; SourceError at the end too, if strict=true finds labels
-            without an image that only the images' headers could tell.
+        ConfigError, SourceError, FeaturizerError: before any work starts; SourceError at the end too, if strict=true
+            finds labels without an image that only the images' headers could tell.
         LakeError: if another ingest is at work, the books do not balance, or a patient would be in two splits.
     """
     plan = _plan(config)
@@ -167,7 +221,7 @@ def ingest(config: IngestConfig) -> JobRecord:
 def _ingest(plan: _Plan, lake: Lake) -> JobRecord:
     config = plan.config
     dataset = plan.identities.pseudonymizer.dataset
-    crops = describe_crops(CropSettings(**config.crop.model_dump()))
+    crops = describe_crops(config.crop.settings(), plan.finder)
     key_check = plan.identities.pseudonymizer.key_check
     claim(lake, dataset, Dataset(Folder.at(config.archive).uri, key_check, crops))
     lake.sweep_staging()
@@ -194,6 +248,7 @@ def _plan(config: IngestConfig) -> _Plan:
         raise ConfigError("val_fraction + test_fraction leave nothing to train on; together they must stay below 1.")
     source = open_source(config, Lake.at(config.lake).folder)
     key = PUBLIC_KEY if source.is_public else secret_key(config.pseudonym_key_file)
+    finder = config.crop.open_finder()
     contents = source.check()
     if config.strict and contents.missing:
         raise SourceError(f"strict=true, and {_missing(contents)}. Complete the archive, or leave strict out.")
@@ -202,7 +257,7 @@ def _plan(config: IngestConfig) -> _Plan:
         0.0 if Split.TEST in source.official_splits else config.test_fraction,
     )
     identities = Identities(Pseudonymizer(key, config.dataset or config.source), fractions, source.is_public)
-    return _Plan(config, source, contents, identities, config.policy.of(config.source))
+    return _Plan(config, source, contents, identities, config.policy.of(config.source), finder)
 
 
 def _take_in_all(plan: _Plan, lake: Lake, intake: Intake, record: JobRecord) -> Contents:
@@ -278,7 +333,8 @@ def _reader(plan: _Plan) -> StudyReader:
             seconds=limits.max_seconds,
             memory=limits.max_memory_mb * 2**20,
         ),
-        crop=CropSettings(**plan.config.crop.model_dump()),
+        crop=plan.config.crop.settings(),
+        finder=plan.finder,
     )
 
 
@@ -294,12 +350,24 @@ def _overview(spark: SparkSession, lake: Lake, dataset: str) -> Overview:
     studies = lake.studies.read(spark).where(F.col("dataset") == dataset)
     told = studies.select(F.explode("findings").alias("finding", "value"))
     overview = Overview(quarantined=lake.quarantine.count_by("dataset")[(dataset,)])
-    for row in studies.groupBy("split", "cropper").count().collect():
+    looked = F.col("lung_quality").isNotNull().alias("looked")
+    for row in studies.groupBy("split", "cropper", looked).count().collect():
         overview.splits[row["split"]] += row["count"]
-        overview.croppers[row["cropper"]] += row["count"]
+        overview.croppers[row["cropper"], row["looked"]] += row["count"]
     for row in told.groupBy("finding", "value").count().collect():
         overview.findings[row["finding"], row["value"]] += row["count"]
     return overview
+
+
+def _crops(croppers: Counter[tuple[str, bool]]) -> str:
+    """How many crops came from each cropper, and how many images are whole for want of lungs to trust."""
+    return (
+        ", ".join(
+            f"{cropper} {number:,}" + (" (lung_quality too low)" if cropper == Cropper.WHOLE_IMAGE and looked else "")
+            for (cropper, looked), number in sorted(croppers.items())
+        )
+        or "none"
+    )
 
 
 def _summary(lake: Lake, record: JobRecord, contents: Contents, overview: Overview) -> str:
@@ -334,7 +402,7 @@ def _summary(lake: Lake, record: JobRecord, contents: Contents, overview: Overvi
             f"{name} {overview.splits[name]:,}" for name in Split if name in overview.splits
         )
         or "none",
-        "lungs not found": f"{overview.croppers[Cropper.WHOLE_IMAGE]:,} of them, kept as whole images",
+        "crops": _crops(overview.croppers),
         "findings +/-": ", ".join(
             f"{name} {overview.findings[name, POSITIVE]:,}/{overview.findings[name, NEGATIVE]:,}"
             for name in sorted({name for name, _ in overview.findings})

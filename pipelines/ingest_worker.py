@@ -19,6 +19,7 @@ import pyarrow as pa
 from featurizers.crops import Crop, CropSettings, crop_lungs, encode_png
 from featurizers.decode import decode_radiograph
 from featurizers.errors import DecodeError
+from featurizers.lungs import LungFinder
 from featurizers.radiograph import DecodeLimits, Radiograph
 from featurizers.reasons import Reason
 from pipelines.archives import Images
@@ -77,6 +78,7 @@ class StudyReader:
         images: where their bytes are.
         identities, policy: of the data set.
         limits, crop: as configured.
+        finder: tells where the lungs are; None: nobody asks.
     """
 
     images: Images
@@ -84,6 +86,7 @@ class StudyReader:
     policy: Policy
     limits: WorkerLimits
     crop: CropSettings
+    finder: LungFinder | None
 
     def read_all(
         self, batches: Iterable[pa.RecordBatch], count: Callable[[int], None] = lambda _: None
@@ -169,7 +172,7 @@ class StudyReader:
             return known | _HEADLESS
         if header is not None and (rejection := self.policy.of_silence(header)):
             return known | _rejected(rejection)
-        return known | _pixels(radiograph, crop_lungs(radiograph.pixels, self.crop))
+        return known | _pixels(radiograph, crop_lungs(radiograph.pixels, self.crop, self.finder))
 
     def _unseen(self, told: Row) -> Row:
         """A row whose file's header nobody has seen: if it may have one, its path may repeat what that tells."""

@@ -39,7 +39,9 @@ LABELS = pa.schema(
     ]
 )
 
-#: Columns of `studies` that the file tells. `pixel_spacing` is DICOM's: millimetres between rows, between columns.
+#: Columns of `studies` that the file tells. `lung_box` is all that the crop shows, as fractions of the original (see
+#: featurizers.crops.CropBox); `lung_quality` is null where the lungs were not looked for. `pixel_spacing` is DICOM's:
+#: millimetres between rows, between columns.
 PIXELS = pa.schema(
     [
         ("crop", pa.binary()),

@@ -61,14 +61,10 @@ def crops_section(survey: Survey, crops: Crops) -> str:
     counts = cube.over("quality")
     quality = {name: counts.get(band, 0) for name, band in bands.items()}
     croppers = sorted(cube.by("dataset", "cropper").items(), key=lambda item: str(item[0]))
+    title = "Images by quality of the lung box (0: lungs not found, 1: sure)"
     return (
-        histogram(
-            "Images by quality of the lung box (0: lungs not found, 1: sure)",
-            "quality",
-            "images",
-            quality,
-            list(quality),
-        )
+        # Nobody looked for the lungs where all qualities are null.
+        (histogram(title, "quality", "images", quality, list(quality)) if any(quality.values()) else "")
         + table(
             "How the crops were cut",
             ("data set", "cropper", "images"),

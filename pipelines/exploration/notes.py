@@ -261,12 +261,21 @@ def _unknown(survey: Survey) -> Iterator[Note]:
 
 
 def _crops(survey: Survey) -> Iterator[Note]:
-    whole = survey.counts.crops.over("cropper").get("whole_image", 0)
+    kept = survey.counts.crops.where(cropper="whole_image").over("quality")
+    # Without a quality nobody looked for the lungs.
+    uncropped = kept.pop(None, 0)
+    whole = sum(kept.values())
+    more = "They show more than the lungs, such as markers at the border."
     if whole > _MUCH * survey.images:
         yield Note(
             "Lungs not found",
-            f"{whole:,} images ({percent(whole, survey.images)}) were kept whole, because the lungs were not found. "
-            "They show more than the lungs, such as markers at the border.",
+            f"{whole:,} images ({percent(whole, survey.images)}) were kept whole, because no lungs were found that "
+            f"could be trusted. {more}",
+        )
+    if uncropped:
+        yield Note(
+            "Not cropped",
+            f"{uncropped:,} images ({percent(uncropped, survey.images)}) are whole, as ingest was told. {more}",
         )
 
 

@@ -15,6 +15,7 @@ from pipelines.errors import ConfigError
 from pipelines.explore import ExploreConfig
 from pipelines.extract import ExtractConfig
 from pipelines.ingest import IngestConfig
+from pipelines.lung_evaluation import LungEvaluationConfig
 from pipelines.phantoms import PhantomsConfig
 from pipelines.score import ScoreConfig
 from pipelines.train import TrainConfig
@@ -103,6 +104,7 @@ JOBS: dict[str, type[Config]] = {
     "make_phantoms": PhantomsConfig,
     "ingest_studies": IngestConfig,
     "audit_lake": AuditConfig,
+    "evaluate_lungs": LungEvaluationConfig,
     "explore_dataset": ExploreConfig,
     "extract_features": ExtractConfig,
     "train_head": TrainConfig,

@@ -147,6 +147,15 @@ def test_the_numbers_of_a_small_lake(tmp_path: Path) -> None:
         assert row in page.cells
 
 
+def test_a_lake_that_was_not_to_be_cropped_has_no_qualities(tmp_path: Path) -> None:
+    rows = [row | {"cropper": "whole_image", "lung_quality": None} for row in draw_studies(60)]
+    write_lake(tmp_path / "lake", [rows])
+    html, page = page_of(tmp_path / "lake", tmp_path / "page")
+    assert "quality of the lung box" not in html
+    assert not re.search(r"\b(nan|None|null)\b", html)
+    assert sum(int(row[2].split()[0]) for row in page.cells if row[1:2] == ["whole_image"]) == len(rows)
+
+
 def test_pictures_are_small_and_tell_their_split_and_findings(tmp_path: Path) -> None:
     rows = [study(n, findings={"mass": 1, "edema": -1}, split="val") for n in range(9)]
     write_lake(tmp_path / "lake", [rows])

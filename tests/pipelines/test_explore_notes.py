@@ -131,7 +131,15 @@ def test_crops_without_lungs(tell: Tell) -> None:
     rows = sound()
     for row in rows[:60]:
         row |= {"cropper": "whole_image", "lung_quality": 0.0}
-    assert "60 images (10.0 %)" in tell(rows)["Lungs not found"]
+    told = tell(rows)
+    assert "60 images (10.0 %)" in told["Lungs not found"]
+    assert "Not cropped" not in told
+
+
+def test_a_lake_that_was_not_to_be_cropped(tell: Tell) -> None:
+    told = tell([row | {"cropper": "whole_image", "lung_quality": None} for row in sound()])
+    assert "600 images (100.0 %) are whole, as ingest was told" in told["Not cropped"]
+    assert "Lungs not found" not in told
 
 
 def test_no_findings_at_all(tell: Tell) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from mask_folders import write_pairs
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
@@ -23,7 +24,8 @@ from pyspark.sql import SparkSession
 
 from featurizers.crops import decode_png
 from featurizers.phantoms import draw_phantom
-from pipelines.errors import ConfigError, LakeError, SourceError
+from featurizers.projection import ProjectionFinder
+from pipelines.errors import USER_ERRORS, ConfigError, LakeError, SourceError
 from pipelines.folders import Folder
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.intake import Intake
@@ -391,6 +393,67 @@ def test_other_crop_settings_are_refused(archive: Path, tmp_path: Path) -> None:
     ingest(config(archive, tmp_path / "lake"))
     with pytest.raises(LakeError, match="unlike crops"):
         ingest(config(archive, tmp_path / "lake", dataset="more", crop={"margin": 0.2}))
+    with pytest.raises(LakeError, match=r"there .*projection profiles.*\n  here .*; whole images; padded to a square"):
+        ingest(config(archive, tmp_path / "lake", crop={"finder": "none", "fit": "pad"}))
+
+
+def test_settings_that_come_to_the_same_crops_are_the_same_rules(archive: Path, tmp_path: Path) -> None:
+    ingest(config(archive, tmp_path / "lake"))
+    recommended = ProjectionFinder().min_quality
+    ingest(config(archive, tmp_path / "lake", crop={"finder": "projection", "min_quality": recommended}))
+
+
+def test_without_a_finder_images_are_whole_and_have_no_quality(archive: Path, tmp_path: Path) -> None:
+    summary = str(ingest(config(archive, tmp_path / "lake", crop={"finder": "none", "size": 64})))
+    studies, _ = outcomes(tmp_path / "lake")
+    assert set(studies["cropper"]) == {"whole_image"}
+    assert studies["lung_quality"].isna().all()
+    assert all(box == {"left": 0, "top": 0, "right": 1, "bottom": 1} for box in studies["lung_box"])
+    assert re.search(rf"crops +whole_image {len(studies)}$", summary, re.MULTILINE)
+
+
+def test_the_summary_tells_croppers_and_images_kept_for_low_quality(archive: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((160, 160), 77, np.uint8)).save(archive / "grey.png")
+    summary = str(ingest(config(archive, tmp_path / "lake")))
+    studies, _ = outcomes(tmp_path / "lake")
+    whole = (studies["cropper"] == "whole_image").sum()
+    assert 0 < whole < len(studies)
+    told = f"projection {len(studies) - whole}, whole_image {whole} (lung_quality too low)"
+    assert re.search(rf"crops +{re.escape(told)}$", summary, re.MULTILINE)
+
+
+def test_padded_crops_of_an_atlas_are_black_outside_the_lungs(archive: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    write_pairs(tmp_path / "atlas", 6)
+    crop = {"finder": "atlas", "atlas": str(tmp_path / "atlas"), "min_quality": 0, "fit": "pad", "mask_out": True}
+    ingest(config(archive, tmp_path / "lake", crop=crop))
+    studies, _ = outcomes(tmp_path / "lake")
+    cropped = studies[studies["cropper"] == "atlas"]
+    assert len(cropped) > len(studies) / 2
+    for study in cropped.to_dict("records"):
+        assert (decode_png(study["crop"]) == 0).mean() > 0.3
+        box = study["lung_box"]
+        assert box["right"] - box["left"] == pytest.approx(box["bottom"] - box["top"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("crop", "remedy"),
+    [
+        ({"mask_out": True, "finder": "projection"}, "crop.finder=segmenter or atlas"),
+        ({"mask_out": True, "finder": "none"}, "crop.finder=segmenter or atlas"),
+        ({"finder": "atlas"}, "give both, or neither"),
+        ({"finder": "projection", "atlas": "somewhere"}, "give both, or neither"),
+        ({"finder": "none", "weights": "somewhere"}, "take crop.finder=segmenter"),
+        ({"finder": "atlas", "atlas": "nowhere"}, "put radiographs into images/"),
+        ({"finder": "segmenter", "weights": "nowhere"}, "weights nowhere can.t be read"),
+    ],
+)
+def test_crops_that_can_not_be_made_are_refused_before_any_work(
+    crop: dict[str, object], remedy: str, archive: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(USER_ERRORS, match=remedy):
+        ingest(config(archive, tmp_path / "lake", crop=crop))
+    assert not (tmp_path / "lake").exists()
 
 
 def test_a_patient_who_would_change_split_is_noticed(archive: Path, tmp_path: Path) -> None:

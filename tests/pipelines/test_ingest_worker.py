@@ -17,6 +17,7 @@ from dicom_files import chest_dicom
 
 from featurizers.crops import CropSettings
 from featurizers.decode import decode_radiograph
+from featurizers.projection import ProjectionFinder
 from featurizers.radiograph import DecodeLimits, Radiograph
 from pipelines import ingest_worker
 from pipelines.archives import FileImages
@@ -77,7 +78,14 @@ def _faulty_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(*paths: str, images: Any = None, seconds: float = 60) -> list[dict[str, Any]]:
     limits = WorkerLimits(DecodeLimits(max_bytes=2**20), seconds, 2**29)
-    reader = StudyReader(images or Misbehaving(), IDENTITIES, Policy(frozenset(), False), limits, CropSettings(size=32))
+    reader = StudyReader(
+        images or Misbehaving(),
+        IDENTITIES,
+        Policy(frozenset(), False),
+        limits,
+        CropSettings(size=32),
+        ProjectionFinder(),
+    )
     empty = dict.fromkeys(LISTING.names) | {"findings": [], "boxes": [], "uri": "listed", "patient_key": "p"}
     rows = [empty | {"position": number, "path": path} for number, path in enumerate(paths)]
     batches = [pa.RecordBatch.from_pylist(rows[start : start + 3], LISTING) for start in range(0, len(rows), 3)]

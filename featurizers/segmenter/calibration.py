@@ -1,0 +1,92 @@
+"""Fits the quality of boxes to what happens on hard views: how far each box misses the true one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from featurizers.lung_metrics import box_iou
+from featurizers.lungs import LungBox, LungMask, box_of_mask
+from featurizers.segmenter.finder import lung_maps
+from featurizers.segmenter.network import SegmenterNet
+from featurizers.segmenter.quality import Quality
+from featurizers.segmenter.randomise import Batch, Randomiser
+from featurizers.segmenter.shape import TRAITS, shape_of
+from featurizers.segmenter.training import Example, collate
+
+Floats = npt.NDArray[np.float64]
+
+#: Views of each radiograph, besides itself.
+_VIEWS = 12
+#: Share of the views that lie on a side or on their head.
+_TURNED = 0.06
+_BATCH = 32
+#: A box that overlaps the true one by less is wrong, and so many of the trusted ones may be.
+_WRONG, _FAILING = 0.7, 0.01
+
+
+class Trials(NamedTuple):
+    """Boxes found on views whose truth is known; only views where a box was found.
+
+    Attributes:
+        traits: (N, traits).
+        overlaps: (N,) IoU with the true box; 0 where there is no chest.
+    """
+
+    traits: Floats
+    overlaps: Floats
+
+
+def trusted_from(trials: Trials, quality: Quality) -> float:
+    """The lowest quality, in hundredths, from which on at most one in a hundred boxes is a wrong one.
+
+    Args:
+        trials: on hard views.
+        quality: as fitted.
+    """
+    told = np.array([quality.of(traits) for traits in trials.traits])
+    wrong = trials.overlaps < _WRONG
+    for lowest in range(100):
+        trusted = told >= lowest / 100
+        if not trusted.any() or wrong[trusted].mean() <= _FAILING:
+            return lowest / 100
+    return 1.0
+
+
+def try_views(network: SegmenterNet, examples: Sequence[Example], seed: int) -> Trials:
+    """Find the lungs on hard views of examples.
+
+    Args:
+        network: as trained.
+        examples: radiographs and phantoms that it was not trained on.
+        seed: of the views.
+    """
+    randomiser, rng = Randomiser(seed), np.random.default_rng(seed)
+    folded = network.folded()
+    traits, overlaps = [], []
+    for first in range(0, len(examples), _BATCH):
+        plain = collate(examples[first : first + _BATCH])
+        for round_ in range(_VIEWS + 1):
+            view = plain if round_ == 0 else _turned(randomiser.view(plain), rng)
+            maps = lung_maps(folded, view.images)
+            for each, lungs in zip(maps, view.lungs, strict=True):
+                if (shape := shape_of(each)) is not None:
+                    traits.append(shape.traits)
+                    overlaps.append(_overlap(shape.box, lungs.amax(dim=0).numpy() >= 0.5))
+    return Trials(np.array(traits).reshape(-1, len(TRAITS)), np.array(overlaps))
+
+
+def _overlap(box: LungBox, lung: LungMask) -> float:
+    return box_iou(box, box_of_mask(lung)) if lung.mean() > 0.01 else 0.0
+
+
+def _turned(batch: Batch, rng: np.random.Generator) -> Batch:
+    """The batch with some views turned by a quarter or more."""
+    images, lungs = batch.images.clone(), batch.lungs.clone()
+    for i in np.flatnonzero(rng.random(len(images)) < _TURNED):
+        turns = int(rng.integers(1, 4))
+        images[i], lungs[i] = images[i].rot90(turns, (1, 2)), lungs[i].rot90(turns, (1, 2))
+    return Batch(images, lungs, batch.counted)

@@ -1,0 +1,151 @@
+"""Finds the lungs with the trained network: the `LungFinder` that ingest uses unless told otherwise."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from featurizers.errors import WeightsError
+from featurizers.lungs import WHOLE_IMAGE, Lungs
+from featurizers.radiograph import Pixels
+from featurizers.segmenter.network import SegmenterNet, normalised, reduced
+from featurizers.segmenter.quality import Quality
+from featurizers.segmenter.shape import LungMaps, shape_of
+
+#: The weights that come with Pleura; CARD.md beside them says what they were trained on and how well they do.
+SHIPPED = Path(__file__).with_name("lungs.safetensors")
+#: Changes whenever the same weights would find other boxes.
+_VERSION = 1
+#: An image whose 1st to 99th percentile spans fewer grey values shows nothing.
+_MIN_CONTRAST = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmenterFinder:
+    """The learned `LungFinder`: a mask of each lung, one box around both, and the IoU it expects with a human's box.
+
+    Attributes:
+        weights: the content of a file that `packed` made.
+        min_quality: chosen in training so that what is cropped loses no lung.
+    """
+
+    weights: bytes = field(repr=False)
+    min_quality: float
+    name: str = "segmenter"
+
+    @classmethod
+    def shipped(cls) -> Self:
+        """With the weights that come with Pleura."""
+        return cls.of_file(SHIPPED)
+
+    @classmethod
+    def of_file(cls, path: Path) -> Self:
+        """With weights of one's own, as jobs/train_segmenter.py leaves them.
+
+        Raises:
+            WeightsError: no such file, or no such weights in it.
+        """
+        try:
+            weights = path.read_bytes()
+            with safe_open(str(path), "pt") as file:
+                told = file.metadata() or {}
+        except OSError as error:
+            raise WeightsError(f"the segmenter's weights {path} can't be read ({error.strerror})") from None
+        except SafetensorError as error:
+            raise WeightsError(f"{path} is no safetensors file ({error}): train anew, or copy it again") from None
+        if "min_quality" not in told:
+            raise WeightsError(f"{path} holds no segmenter: give a file that jobs/train_segmenter.py left")
+        finder = cls(weights, float(told["min_quality"]))
+        _model(weights)
+        return finder
+
+    @property
+    def description(self) -> str:
+        """For fingerprints."""
+        return f"lungs by the segmenter, version {_VERSION}, weights {hashlib.sha256(self.weights).hexdigest()[:12]}"
+
+    def find(self, pixels: Pixels) -> Lungs:
+        """Both lungs of a frontal radiograph, parts behind the heart and under disease included.
+
+        Args:
+            pixels: (rows, columns) uint8 greyscale, bone bright.
+        """
+        small = reduced(pixels)
+        low, high = np.percentile(small[::4, ::4], (1, 99))
+        if high - low < _MIN_CONTRAST:
+            return Lungs(WHOLE_IMAGE, 0.0)
+        network, quality = _model(self.weights)
+        maps = lung_maps(network, torch.from_numpy(small.copy())[None, None])[0]
+        shape = shape_of(maps)
+        if shape is None:
+            return Lungs(WHOLE_IMAGE, 0.0)
+        return Lungs(shape.box, quality.of(shape.traits), maps.max(axis=0))
+
+
+def lung_maps(network: SegmenterNet, images: Tensor) -> LungMaps:
+    """Images (N, 1, SIDE, SIDE) of any real dtype to maps (N, 2, MAP_SIDE, MAP_SIDE), on one thread.
+
+    One image is too little for more threads, and executors run one task per core.
+    """
+    with _one_thread(), torch.inference_mode():
+        batch = normalised(images.float()).contiguous(memory_format=torch.channels_last)
+        maps: LungMaps = torch.sigmoid(network(batch)).numpy()
+    return maps
+
+
+def packed(network: SegmenterNet, quality: Quality, min_quality: float, told: Mapping[str, str]) -> bytes:
+    """A trained network and its quality as the content of a safetensors file.
+
+    Args:
+        network: as trained.
+        quality: fitted to it.
+        min_quality: below it, a box had better not be used.
+        told: what else to keep in the header, such as the fingerprint of the training data.
+    """
+    tensors = {f"network.{name}": each.half() for name, each in network.folded().state_dict().items()}
+    tensors |= {f"quality.{name}": torch.from_numpy(each) for name, each in quality.arrays().items()}
+    return save(
+        {name: each.contiguous() for name, each in tensors.items()}, {**told, "min_quality": f"{min_quality:g}"}
+    )
+
+
+@lru_cache(maxsize=4)
+def _model(weights: bytes) -> tuple[SegmenterNet, Quality]:
+    tensors = load(weights)
+    network = SegmenterNet().folded()
+    try:
+        network.load_state_dict(
+            {_after(name): each.float() for name, each in tensors.items() if name.startswith("network.")}
+        )
+        quality = Quality(
+            **{_after(name): each.numpy() for name, each in tensors.items() if name.startswith("quality.")}
+        )
+    except (RuntimeError, TypeError) as error:
+        raise WeightsError(f"these weights belong to another segmenter ({error}): train anew") from None
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network, quality
+
+
+def _after(name: str) -> str:
+    return name.partition(".")[2]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
