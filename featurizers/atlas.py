@@ -25,7 +25,7 @@ from featurizers.errors import FeaturizerError
 from featurizers.lung_metrics import box_iou
 from featurizers.lungs import WHOLE_IMAGE, LungBox, LungMap, Lungs
 from featurizers.mask_pairs import MaskPair
-from featurizers.projection import _content
+from featurizers.projection import inside_border
 from featurizers.radiograph import Pixels
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _entry(pair: MaskPair) -> tuple[Pixels, Pixels]:
 
 def _content_box(pixels: Pixels) -> LungBox:
     """The part of the image inside collimation and padding, which registration would take for anatomy."""
-    reduced, (left, top, right, bottom) = _content(pixels)
+    reduced, (left, top, right, bottom) = inside_border(pixels)
     width, height = reduced.size
     return LungBox(left / width, top / height, right / width, bottom / height)
 

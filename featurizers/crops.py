@@ -63,7 +63,8 @@ class CropSettings:
 
     Attributes:
         size: rows and columns of the crop, in pixels.
-        margin: added to the lung box on each side, as a fraction of the box's own side.
+        margin: added to the lung box on each side, as a fraction of the box's own side. The default is about twice the
+            standard deviation of the lower edge, which humans and segmenter place least alike (78 validation images).
         min_quality: below this `Lungs.quality` the whole image is kept; 0 to 1; above 1 nothing is cropped. None: the
             finder's own.
         fit: how the box, or the image that is kept whole, becomes a square.
@@ -75,7 +76,7 @@ class CropSettings:
     """
 
     size: int = 224
-    margin: float = 0.05
+    margin: float = 0.08
     min_quality: float | None = None
     fit: Fit = Fit.STRETCH
     mask_out: bool = False

@@ -206,7 +206,7 @@ class ProjectionFinder:
 
     def find(self, pixels: Pixels) -> Lungs:
         """The box around both lungs of (rows, columns) uint8 greyscale, bone bright."""
-        reduced, content = _content(pixels)
+        reduced, content = inside_border(pixels)
         small = np.asarray(reduced.resize((_SIDE, _SIDE), Image.Resampling.BOX, box=content), dtype=np.float32)
         low, high = np.percentile(small, (2, 98))
         if high - low < _MIN_CONTRAST:
@@ -232,7 +232,7 @@ class ProjectionFinder:
         return Lungs(box, quality)
 
 
-def _content(pixels: Pixels) -> tuple[Image.Image, tuple[float, float, float, float]]:
+def inside_border(pixels: Pixels) -> tuple[Image.Image, tuple[float, float, float, float]]:
     """The image reduced by a whole factor, and the box (left, top, right, bottom; pixels of it) inside its border."""
     image = Image.fromarray(pixels)
     factor = max(min(image.size) // _SIDE, 1)

@@ -65,7 +65,7 @@ class CropConfig(Config):
     """How the lungs are cropped."""
 
     finder: FinderName | Literal["none"] = Field(
-        "projection",
+        "segmenter",
         description="segmenter, atlas or projection tells where the lungs are; none: every image is kept whole",
     )
     weights: str | None = Field(

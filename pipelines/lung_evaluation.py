@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from featurizers.atlas import AtlasFinder
+from featurizers.crops import CropSettings
 from featurizers.finders import FinderName, open_finder
 from featurizers.lungs import LungFinder
 from featurizers.mask_pairs import MaskPair, list_pairs, split_patients
@@ -51,7 +52,9 @@ class LungEvaluationConfig(Config):
     )
     atlas_pairs: int = Field(40, gt=0, description="pairs for the atlas finder where `atlas` is null")
     weights: str | None = Field(None, description="the segmenter's weights, a safetensors file; null: Pleura's own")
-    margin: float = Field(0.05, ge=0, description="added to a box on each side, as a fraction of its own side")
+    margin: float = Field(
+        CropSettings().margin, ge=0, description="added to a box on each side, as a fraction of its own side"
+    )
     min_quality: float | None = Field(
         None, ge=0, description="quality below which the whole image is kept; null: each finder's own"
     )

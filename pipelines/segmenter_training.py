@@ -9,15 +9,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from featurizers.finders import FinderName
-from featurizers.mask_pairs import MaskPair, PairSplit, split_patients
+from featurizers.mask_pairs import MaskPair, PairSplit, list_pairs, split_patients
 from featurizers.phantoms import Finding, Habitus, draw_phantom
-from featurizers.segmenter.calibration import trusted_from, try_views
+from featurizers.segmenter.calibration import try_views
 from featurizers.segmenter.finder import SegmenterFinder, packed
 from featurizers.segmenter.quality import Quality
 from featurizers.segmenter.training import Example, Recipe, Trainer, example, mean_dice
@@ -35,7 +35,7 @@ WEIGHTS, CARD, HISTORY = "lungs.safetensors", "CARD.md", "history.csv"
 CHECKPOINT = "_checkpoint.pt"
 #: Steps between checkpoints, and between looks at the validation patients.
 _STRETCH = 250
-#: Phantoms that are kept back to fit the quality on, and the most radiographs.
+#: Phantoms that are not trained on: the quality is fitted on them.
 _KEPT_BACK = 100
 #: Rows times columns of a phantom: a little more than the network looks at.
 _PHANTOM_AREA = 256**2
@@ -60,14 +60,21 @@ class SegmenterTrainingConfig(Config):
     )
     phantoms: int = Field(6000, ge=0, description="phantoms drawn for training, adults and children")
     phantom_share: float = Field(_RECIPE.phantoms, ge=0, lt=1, description="their share of what is trained on")
-    steps: int = Field(_RECIPE.steps, gt=0, description="updates of the weights")
+    steps: int = Field(_RECIPE.steps, gt=2, description="updates of the weights")
     batch: int = Field(_RECIPE.batch, gt=1, description="radiographs per step")
     learning_rate: float = Field(_RECIPE.learning_rate, gt=0, description="at its highest")
     weight_decay: float = Field(_RECIPE.weight_decay, ge=0, description="of AdamW")
-    compare: tuple[FinderName, ...] = Field(
+    compare: tuple[Literal["atlas", "projection"], ...] = Field(
         ("atlas", "projection"), min_length=1, description="other ways of finding lungs that the report shows beside it"
     )
     seed: int = Field(_RECIPE.seed, ge=0, description="of weights, phantoms, order and views")
+
+    @field_validator("compare")
+    @classmethod
+    def _each_once(cls, compare: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(compare)) < len(compare):
+            raise ValueError("name each finder once")
+        return compare
 
 
 def train_segmenter(config: SegmenterTrainingConfig) -> JobRecord:
@@ -80,19 +87,19 @@ def train_segmenter(config: SegmenterTrainingConfig) -> JobRecord:
     record = JobRecord("train_segmenter", config)
     out = Folder.at(config.out)
     _check_out(config)
-    # Whatever the report at the end needs and is missing had better be told now.
-    others = open_trial(
-        LungEvaluationConfig(pairs=config.pairs, out=config.out, finders=config.compare, seed=config.seed)
-    )
-    split = split_patients(others.pairs)
+    split = split_patients(list_pairs(Path(config.pairs)))
     if not (split.train and split.val and split.test):
         raise ConfigError(
             f"pairs='{config.pairs}' has too few patients: of its pairs {len(split.train)} fall to train, "
             f"{len(split.val)} to val and {len(split.test)} to test. Give pairs of some dozens of patients."
         )
+    # Whatever the report at the end needs and is missing had better be told now.
+    others = open_trial(
+        LungEvaluationConfig(pairs=config.pairs, out=config.out, finders=config.compare, seed=config.seed)
+    )
     train, val = (_examples(name, part, record) for name, part in (("train", split.train), ("val", split.val)))
     phantoms = _phantoms(config, record)
-    kept_back, phantoms = phantoms[: len(phantoms) and _KEPT_BACK], phantoms[_KEPT_BACK:]
+    kept_back, phantoms = phantoms[:_KEPT_BACK], phantoms[_KEPT_BACK:]
     trainer = Trainer(train, phantoms, _recipe(config))
     course = _Course(config, trainer)
     course.resume()
@@ -101,8 +108,7 @@ def train_segmenter(config: SegmenterTrainingConfig) -> JobRecord:
     with record.time("calibrate"):
         trials = try_views(trainer.shadow, [*val, *kept_back], config.seed)
         quality = Quality.fit(trials.traits, trials.overlaps, config.seed)
-        min_quality = trusted_from(trials, quality)
-    weights = packed(trainer.shadow, quality, min_quality, {"pleura": __version__})
+    weights = packed(trainer.shadow, quality, {"pleura": __version__})
     out.write(WEIGHTS, weights)
     out.write(HISTORY, _history_table(course.history))
 
@@ -117,7 +123,6 @@ def train_segmenter(config: SegmenterTrainingConfig) -> JobRecord:
         "phantoms": f"{len(phantoms):,} to train, {len(kept_back):,} to calibrate",
         "weights": f"{out.uri}/{WEIGHTS} ({len(weights) / 2**20:.2f} MB)",
         **{verdict.finder.name: in_a_line(verdict.figures) for verdict in verdicts},
-        "kept whole": f"below quality {min_quality:g}",
         "time": f"{clock(record.timings['train'])} of training",
     }
     record.summary = "\n".join(
@@ -290,4 +295,6 @@ def _scored(estimate: Estimate | None) -> str:
 def _overrides(config: SegmenterTrainingConfig) -> str:
     """The settings that are not the defaults, as the command line takes them."""
     changed = config.model_dump(exclude_defaults=True, exclude={"pairs", "out", "about"})
-    return " ".join(f"{name}={value}" for name, value in changed.items())
+    # A list as YAML has it, without blanks, which a shell would take apart.
+    typed = {name: f"[{','.join(value)}]" if isinstance(value, tuple) else value for name, value in changed.items()}
+    return " ".join(f"{name}={value}" for name, value in typed.items())

@@ -12,7 +12,6 @@ from featurizers.lung_metrics import box_iou
 from featurizers.lungs import LungBox, LungMask, box_of_mask
 from featurizers.segmenter.finder import lung_maps
 from featurizers.segmenter.network import SegmenterNet
-from featurizers.segmenter.quality import Quality
 from featurizers.segmenter.randomise import Batch, Randomiser
 from featurizers.segmenter.shape import TRAITS, shape_of
 from featurizers.segmenter.training import Example, collate
@@ -24,8 +23,6 @@ _VIEWS = 12
 #: Share of the views that lie on a side or on their head.
 _TURNED = 0.06
 _BATCH = 32
-#: A box that overlaps the true one by less is wrong, and so many of the trusted ones may be.
-_WRONG, _FAILING = 0.7, 0.01
 
 
 class Trials(NamedTuple):
@@ -38,22 +35,6 @@ class Trials(NamedTuple):
 
     traits: Floats
     overlaps: Floats
-
-
-def trusted_from(trials: Trials, quality: Quality) -> float:
-    """The lowest quality, in hundredths, from which on at most one in a hundred boxes is a wrong one.
-
-    Args:
-        trials: on hard views.
-        quality: as fitted.
-    """
-    told = np.array([quality.of(traits) for traits in trials.traits])
-    wrong = trials.overlaps < _WRONG
-    for lowest in range(100):
-        trusted = told >= lowest / 100
-        if not trusted.any() or wrong[trusted].mean() <= _FAILING:
-            return lowest / 100
-    return 1.0
 
 
 def try_views(network: SegmenterNet, examples: Sequence[Example], seed: int) -> Trials:

@@ -14,7 +14,7 @@ from featurizers.segmenter.shape import TRAITS
 
 Floats = npt.NDArray[np.float64]
 
-#: Hidden units: ten traits bend and meet, and a handful of units follow that.
+#: Hidden units: the traits bend and meet, and a handful of units follow that.
 _HIDDEN = 12
 _STEPS = 2000
 _LEARNING_RATE = 0.02

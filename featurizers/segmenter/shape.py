@@ -59,7 +59,8 @@ TRAITS = (
 def shape_of(maps: LungMaps) -> Shape | None:
     """Box and traits; None where the maps show no lung."""
     lungs = [_largest_part(each) for each in maps]
-    areas = [float((lung >= 0.5).sum()) for lung in lungs]
+    # Above the level of the edges: a cell that only just reached it would begin where it ends.
+    areas = [float((lung > 0.5).sum()) for lung in lungs]
     if max(areas) < 1:
         return None
     found = [_edges(lung, 0.5) if area else None for lung, area in zip(lungs, areas, strict=True)]
@@ -77,10 +78,10 @@ def shape_of(maps: LungMaps) -> Shape | None:
         1 - (_iou(plain, strict) if strict else 0.0),
         1 - min(areas) / max(areas),
         1 - (_shared(left.top, left.bottom, right.top, right.bottom) if left and right else 0.0),
-        1 - cells / float((maps >= 0.5).sum()),
+        1 - cells / float((maps > 0.5).sum()),
         max(0.0, 1 - 6 * cells / (rows * columns)),
         sum((box.left < 1 / columns, box.top < 1 / rows, box.right > 1 - 1 / columns, box.bottom > 1 - 1 / rows)) / 4,
-        1 - float((both >= 0.5).sum()) / ((edges.right - edges.left) * (edges.bottom - edges.top)),
+        1 - float((both > 0.5).sum()) / ((edges.right - edges.left) * (edges.bottom - edges.top)),
     ]
     return Shape(box, np.array(traits))
 
@@ -90,7 +91,7 @@ def _largest_part(lung: LungMap) -> LungMap:
     parts, count = ndimage.label(lung >= _LOOSE)
     if count < 2:
         return lung
-    sizes = np.bincount(parts.ravel(), weights=(lung >= 0.5).ravel())
+    sizes = np.bincount(parts.ravel(), weights=(lung > 0.5).ravel())
     sizes[0] = -1
     kept: LungMap = np.where((parts == sizes.argmax()) | (parts == 0), lung, np.float32(0))
     return kept

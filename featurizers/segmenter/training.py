@@ -27,7 +27,6 @@ _WARM_UP = 200
 _CLIP = 1.0
 #: A part smaller than this share of the largest is a speck and no lung.
 _SMALLER_LUNG = 0.15
-#: A part smaller than this share of the largest is a speck and no lung.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +150,7 @@ class Trainer:
     def _update(self, batch: Batch) -> float:
         with torch.autocast("cpu", torch.bfloat16):
             logits = self._network(normalised(batch.images).contiguous(memory_format=torch.channels_last))
-        loss = _loss(logits.float(), batch)
+        loss = segmentation_loss(logits.float(), batch)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._network.parameters(), _CLIP)
@@ -190,7 +189,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-def _loss(logits: Tensor, batch: Batch) -> Tensor:
+def segmentation_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Binary cross-entropy plus the soft Dice loss of each lung (Milletari et al. 2016, doi:10.1109/3DV.2016.79)."""
     scale = batch.lungs.shape[-1] // logits.shape[-1]
     lungs, counted = functional.avg_pool2d(batch.lungs, scale), functional.avg_pool2d(batch.counted, scale)

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import _root  # noqa: F401
@@ -35,8 +36,10 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from featurizers.crops import crop_lungs, encode_png
+from featurizers.crops import CropSettings, crop_lungs, encode_png
 from featurizers.decode import decode_radiograph
+from featurizers.finders import open_finder
+from featurizers.lungs import LungFinder
 from featurizers.phantoms import draw_phantom
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.pseudonyms import KEY_VARIABLE
@@ -112,7 +115,14 @@ KINDS: dict[str, tuple[str, int, Callable[[], Callable[[int], bytes]]]] = {
 
 def bare(path: str) -> int:
     """What ingest does with one file, without Spark and without a lake."""
-    return len(encode_png(crop_lungs(decode_radiograph(Path(path).read_bytes()).pixels).pixels))
+    pixels = decode_radiograph(Path(path).read_bytes()).pixels
+    return len(encode_png(crop_lungs(pixels, CropSettings(), finder()).pixels))
+
+
+@cache
+def finder() -> LungFinder:
+    """The one that ingest uses unless told otherwise."""
+    return open_finder("segmenter")
 
 
 def pool_images_per_second(paths: list[str]) -> float:

@@ -28,6 +28,7 @@ import pyarrow as pa
 from featurizers.backbones import get_backbone, load_weights
 from featurizers.crops import CropSettings, encode_png
 from featurizers.embedder import Embedder
+from featurizers.finders import open_finder
 from featurizers.radiograph import DecodeLimits
 from pipelines.archives import FileImages
 from pipelines.folders import Folder
@@ -90,6 +91,7 @@ def reader(folder: Path, images: int) -> dict[str, float]:
         Policy(frozenset(), images_are_chosen=True),
         WorkerLimits(DecodeLimits(), seconds=60, memory=2**31),
         CropSettings(),
+        open_finder("segmenter"),
     )
     rows = sum(batch.num_rows for batch in study_reader.read_all(batches()))
     assert rows >= images

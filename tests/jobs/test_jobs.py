@@ -60,6 +60,7 @@ def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> No
         ("explore_dataset", ["lake=nowhere"], "no lake"),
         ("make_phantoms", ["out=x", "studies=0"], "studies"),
         ("evaluate_lungs", ["pairs=nowhere", "out=x"], "holds no pairs"),
+        ("train_segmenter", ["pairs=nowhere", "out=x"], "holds no pairs"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(job: str, arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pipelines.ingest import IngestConfig
 from pipelines.lung_evaluation import LungEvaluationConfig
 from pipelines.phantoms import PhantomsConfig
 from pipelines.score import ScoreConfig
+from pipelines.segmenter_training import SegmenterTrainingConfig
 from pipelines.train import TrainConfig
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -108,6 +109,7 @@ JOBS: dict[str, type[Config]] = {
     "explore_dataset": ExploreConfig,
     "extract_features": ExtractConfig,
     "train_head": TrainConfig,
+    "train_segmenter": SegmenterTrainingConfig,
     "score_studies": ScoreConfig,
 }
 
