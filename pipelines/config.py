@@ -163,6 +163,9 @@ def yaml_value(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        # Without blanks, which a shell would take apart.
+        return f"[{','.join(yaml_value(each) for each in value)}]"
     return str(value.value if isinstance(value, Enum) else value)
 
 
@@ -186,4 +189,6 @@ def _type_name(annotation: object) -> str:
         return "null"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return "|".join(str(member.value) for member in annotation)
+    if origin is tuple:
+        return f"[{_type_name(typing.get_args(annotation)[0])},…]"
     return getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +23,7 @@ from featurizers.segmenter.finder import SegmenterFinder, packed
 from featurizers.segmenter.quality import Quality
 from featurizers.segmenter.training import Example, Recipe, Trainer, example, mean_dice
 from pipelines import __version__
-from pipelines.config import Config
+from pipelines.config import Config, yaml_value
 from pipelines.errors import ConfigError
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text
@@ -32,10 +33,10 @@ from pipelines.progress import Progress, clock
 
 WEIGHTS, CARD, HISTORY = "lungs.safetensors", "CARD.md", "history.csv"
 #: What a training that broke off goes on from.
-CHECKPOINT = "_checkpoint.pt"
+CHECKPOINT, _PARTLY = "_checkpoint.pt", "_checkpoint.partly"
 #: Steps between checkpoints, and between looks at the validation patients.
 _STRETCH = 250
-#: Phantoms that are not trained on: the quality is fitted on them.
+#: Phantoms drawn besides, to fit the quality on.
 _KEPT_BACK = 100
 #: Rows times columns of a phantom: a little more than the network looks at.
 _PHANTOM_AREA = 256**2
@@ -58,7 +59,7 @@ class SegmenterTrainingConfig(Config):
     about: str = Field(
         "not told", description="what the pairs are, where they come from and their licence, for the card"
     )
-    phantoms: int = Field(6000, ge=0, description="phantoms drawn for training, adults and children")
+    phantoms: int = Field(5900, ge=0, description="phantoms to train on, adults and children")
     phantom_share: float = Field(_RECIPE.phantoms, ge=0, lt=1, description="their share of what is trained on")
     steps: int = Field(_RECIPE.steps, gt=2, description="updates of the weights")
     batch: int = Field(_RECIPE.batch, gt=1, description="radiographs per step")
@@ -86,8 +87,9 @@ def train_segmenter(config: SegmenterTrainingConfig) -> JobRecord:
     """
     record = JobRecord("train_segmenter", config)
     out = Folder.at(config.out)
-    _check_out(config)
-    split = split_patients(list_pairs(Path(config.pairs)))
+    pairs = list_pairs(Path(config.pairs))
+    _check_out(config, pairs)
+    split = split_patients(pairs)
     if not (split.train and split.val and split.test):
         raise ConfigError(
             f"pairs='{config.pairs}' has too few patients: of its pairs {len(split.train)} fall to train, "
@@ -100,15 +102,16 @@ def train_segmenter(config: SegmenterTrainingConfig) -> JobRecord:
     train, val = (_examples(name, part, record) for name, part in (("train", split.train), ("val", split.val)))
     phantoms = _phantoms(config, record)
     kept_back, phantoms = phantoms[:_KEPT_BACK], phantoms[_KEPT_BACK:]
+    record.count("phantoms", len(phantoms))
     trainer = Trainer(train, phantoms, _recipe(config))
-    course = _Course(config, trainer)
+    course = _Course(config, trainer, _identity(config, pairs))
     course.resume()
     course.run(val, record)
 
     with record.time("calibrate"):
         trials = try_views(trainer.shadow, [*val, *kept_back], config.seed)
         quality = Quality.fit(trials.traits, trials.overlaps, config.seed)
-    weights = packed(trainer.shadow, quality, {"pleura": __version__})
+    weights = packed(trainer.shadow, quality, __version__)
     out.write(WEIGHTS, weights)
     out.write(HISTORY, _history_table(course.history))
 
@@ -142,15 +145,23 @@ def _recipe(config: SegmenterTrainingConfig) -> Recipe:
     )
 
 
-def _check_out(config: SegmenterTrainingConfig) -> None:
-    """Refuse a folder that holds anything but a training of the same settings that broke off."""
+def _check_out(config: SegmenterTrainingConfig, pairs: Sequence[MaskPair]) -> None:
+    """Refuse a folder that holds anything but a training of the same settings and pairs that broke off."""
     out = Path(config.out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / CHECKPOINT).is_file()):
+    names = {each.name for each in out.iterdir()} - {_PARTLY} if out.is_dir() else set()
+    if out.is_file() or (names and CHECKPOINT not in names):
         raise ConfigError(f"out='{out}' is not empty, and holds no training that broke off. Name a new folder.")
-    if (out / CHECKPOINT).is_file() and torch.load(out / CHECKPOINT, weights_only=True)["config"] != (
-        config.model_dump_json()
-    ):
-        raise ConfigError(f"out='{out}' holds a training with other settings. Name a new folder, or remove it.")
+    if names and torch.load(out / CHECKPOINT, weights_only=True)["of"] != _identity(config, pairs):
+        raise ConfigError(
+            f"out='{out}' holds a training with other settings or other pairs. Name a new folder, or remove it."
+        )
+
+
+def _identity(config: SegmenterTrainingConfig, pairs: Sequence[MaskPair]) -> str:
+    """Changes with the settings, and with any pair's name, patient or size."""
+    told = [config.model_dump_json()]
+    told += [f"{p.image.name} {p.patient} {p.image.stat().st_size} {p.mask.stat().st_size}" for p in pairs]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def _history_table(history: Sequence[Mapping[str, float]]) -> bytes:
@@ -179,13 +190,13 @@ def _examples(part: str, pairs: Sequence[MaskPair], record: JobRecord) -> list[E
 
 def _phantoms(config: SegmenterTrainingConfig, record: JobRecord) -> list[Example]:
     drawn: list[Example] = []
-    seeds = [(config.seed, number) for number in range(config.phantoms)]
+    # Those of the lowest numbers are not trained on: the quality is fitted on them.
+    seeds = [(config.seed, number) for number in range(config.phantoms + _KEPT_BACK)] if config.phantoms else []
     # Nothing has run on torch's threads so far, so that a fork is safe.
     fork = multiprocessing.get_context("fork")
-    progress = Progress("draw phantoms", config.phantoms, lambda: len(drawn))
+    progress = Progress("draw phantoms", len(seeds), lambda: len(drawn))
     with record.time("draw"), progress, ProcessPoolExecutor(mp_context=fork) as pool:
         drawn.extend(one for one in pool.map(_phantom, seeds, chunksize=_CHUNK) if one is not None)
-    record.count("phantoms", len(drawn))
     return drawn
 
 
@@ -205,11 +216,13 @@ class _Course:
     """A training on its way, which leaves a checkpoint after every stretch.
 
     Attributes:
+        identity: tells this training from others.
         history: a row of HISTORY for every stretch so far.
     """
 
     config: SegmenterTrainingConfig
     trainer: Trainer
+    identity: str
     history: list[dict[str, float]] = field(default_factory=list)
 
     def resume(self) -> None:
@@ -242,8 +255,8 @@ class _Course:
 
     def _save(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        partly = self._file.with_suffix(".tmp")
-        kept = {"config": self.config.model_dump_json(), "trainer": self.trainer.state(), "history": self.history}
+        partly = self._file.with_name(_PARTLY)
+        kept = {"of": self.identity, "trainer": self.trainer.state(), "history": self.history}
         torch.save(kept, partly)
         partly.replace(self._file)
 
@@ -295,6 +308,4 @@ def _scored(estimate: Estimate | None) -> str:
 def _overrides(config: SegmenterTrainingConfig) -> str:
     """The settings that are not the defaults, as the command line takes them."""
     changed = config.model_dump(exclude_defaults=True, exclude={"pairs", "out", "about"})
-    # A list as YAML has it, without blanks, which a shell would take apart.
-    typed = {name: f"[{','.join(value)}]" if isinstance(value, tuple) else value for name, value in changed.items()}
-    return " ".join(f"{name}={value}" for name, value in typed.items())
+    return " ".join(f"{name}={yaml_value(value)}" for name, value in changed.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,8 +25,9 @@ from featurizers.segmenter.shape import TRAITS, LungMaps, shape_of
 
 #: The weights that come with Pleura; CARD.md beside them says what they were trained on and how well they do.
 SHIPPED = Path(__file__).with_name("lungs.safetensors")
-#: What the header of such a file says, so that no other weights are taken for them.
-_KIND = {"kind": "lung segmenter"}
+#: The only entry of such a file's header; its value is the Pleura that trained it. (With more, their order, and so the
+#: file's bytes, would be chance.)
+_KIND = "lung segmenter"
 #: Changes whenever the same weights would find other boxes.
 _VERSION = 1
 #: An image whose 1st to 99th percentile spans fewer grey values shows nothing.
@@ -71,7 +72,7 @@ class SegmenterFinder:
             ) from None
         except SafetensorError as error:
             raise WeightsError(f"{path} is no safetensors file ({error}): train anew, or copy it again") from None
-        if _KIND.items() - told.items():
+        if _KIND not in told:
             raise WeightsError(f"{path} holds no segmenter: give a file that jobs/train_segmenter.py left")
         finder = cls(weights)
         _model(weights)
@@ -105,30 +106,30 @@ def lung_maps(network: SegmenterNet, images: Tensor) -> LungMaps:
 
     One image is too little for more threads, and executors run one task per core.
     """
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         batch = normalised(images.float()).contiguous(memory_format=torch.channels_last)
         maps: LungMaps = torch.sigmoid(network(batch)).numpy()
     return maps
 
 
-def packed(network: SegmenterNet, quality: Quality, told: Mapping[str, str]) -> bytes:
+def packed(network: SegmenterNet, quality: Quality, version: str) -> bytes:
     """A trained network and its quality as the content of a safetensors file.
 
     Args:
         network: as trained.
         quality: fitted to it.
-        told: what else to keep in the header, such as the fingerprint of the training data.
+        version: of Pleura.
     """
     tensors = {f"network.{name}": each.half() for name, each in network.folded().state_dict().items()}
     tensors |= {f"quality.{name}": torch.from_numpy(each) for name, each in quality.arrays().items()}
-    return save({name: each.contiguous() for name, each in tensors.items()}, {**told, **_KIND})
+    return save({name: each.contiguous() for name, each in tensors.items()}, {_KIND: version})
 
 
 @lru_cache(maxsize=4)
 def _model(weights: bytes) -> tuple[SegmenterNet, Quality]:
     tensors = load(weights)
     # In a forked child more threads would wait for ever for the parent's. The first weights are random, and replaced.
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         network = SegmenterNet().folded()
         try:
             network.load_state_dict(
@@ -152,7 +153,8 @@ def _after(name: str) -> str:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """A context in which torch works on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

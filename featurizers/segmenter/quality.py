@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from featurizers.errors import FeaturizerError
 from featurizers.segmenter.shape import TRAITS
 
 Floats = npt.NDArray[np.float64]
@@ -17,6 +18,7 @@ Floats = npt.NDArray[np.float64]
 #: Hidden units: the traits bend and meet, and a handful of units follow that.
 _HIDDEN = 12
 _STEPS = 2000
+_FEWEST = 20
 _LEARNING_RATE = 0.02
 _WEIGHT_DECAY = 1e-3
 
@@ -55,7 +57,14 @@ class Quality:
             traits: (N, traits).
             overlaps: (N,) IoU of each box with the true one; 0 where there is no chest.
             seed: of the first weights.
+
+        Raises:
+            FeaturizerError: N is too small to tell anything.
         """
+        if len(traits) < _FEWEST:
+            raise FeaturizerError(
+                f"the network finds lungs on {len(traits)} views, too few to tell its quality by: train for more steps"
+            )
         mean, scale = traits.mean(axis=0), traits.std(axis=0) + 1e-6
         torch.manual_seed(seed)
         hidden, out = nn.Linear(len(TRAITS), _HIDDEN), nn.Linear(_HIDDEN, 1)

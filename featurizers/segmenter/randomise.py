@@ -55,6 +55,18 @@ class Randomiser:
         images = self._collimated(images, lungs)
         return Batch(images, lungs, counted)
 
+    def no_chests(self, count: int, side: int) -> Tensor:
+        """Pictures (count, 1, side, side) that are no chest: clouds, plates and discs, with writing and wires."""
+        fields = torch.cat([self._clouds(1, int(cells), side) for cells in self._uniform(2, 24, count)])
+        grid = torch.linspace(-1, 1, side)
+        rows, columns = grid[None, None, :, None], grid[None, None, None, :]
+        high, wide = self._uniform(0.2, 0.9, count, 1, 1, 1), self._uniform(0.2, 0.9, count, 1, 1, 1)
+        disc = (rows / high) ** 2 + (columns / wide) ** 2 < 1
+        plate = (rows.abs() < high) & (columns.abs() < wide)
+        shape = torch.where(self._chosen(0.5, count), disc, plate)
+        shaped = shape * self._uniform(0.3, 1, count, 1, 1, 1) + fields * self._uniform(0, 0.1, count, 1, 1, 1)
+        return self._littered(torch.where(self._chosen(0.5, count), shaped, 0.5 + fields * 0.2))
+
     # Draws ------------------------------------------------------------------------------------------------------------
 
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:

@@ -25,8 +25,9 @@ def loaded_of(foreign: tuple[str, ...], modules: list[str]) -> list[str]:
 
 
 def test_featurizers_load_no_spark_and_nothing_of_ours() -> None:
-    modules = [f"featurizers.{file.stem}" for file in sorted((ROOT / "featurizers").glob("*.py"))]
-    assert {"featurizers.embedder", "featurizers.decode"} <= set(modules)
+    files = sorted((ROOT / "featurizers").rglob("*.py"))
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    assert {"featurizers.embedder", "featurizers.segmenter.finder"} <= set(modules)
     assert loaded_of(FOREIGN, modules) == []
 
 
@@ -35,7 +36,7 @@ def test_the_check_sees_spark_where_it_is_loaded() -> None:
 
 
 def test_featurizers_import_nothing_foreign_inside_functions_either() -> None:
-    for file in sorted((ROOT / "featurizers").glob("*.py")):
+    for file in sorted((ROOT / "featurizers").rglob("*.py")):
         packages = {name.partition(".")[0] for name in imported_names(ast.parse(file.read_text()))}
         assert packages.isdisjoint(FOREIGN), file.name
 

@@ -69,7 +69,6 @@ def test_it_leaves_weights_a_card_a_history_and_the_report(trained: tuple[Path, 
     out, summary = trained
     assert {file.name for file in out.iterdir()} == LEFT_BEHIND
     finder = SegmenterFinder.of_file(out / WEIGHTS)
-    assert 0 <= finder.min_quality <= 1
     assert len(finder.weights) <= 2 * 2**20
     assert 0 <= finder.find(draw_phantom(0, size=(96, 96)).pixels).quality <= 1
     for line in ("research use only", "segmenter", "projection", WEIGHTS, "report.html"):

@@ -22,6 +22,9 @@ from featurizers.segmenter.network import MAP_SIDE, SIDE, SegmenterNet
 from featurizers.segmenter.quality import Quality
 from pipelines.isolation import Isolated
 
+#: What the header of its file says.
+KIND = {"lung segmenter": "0"}
+
 
 @pytest.fixture(scope="module")
 def chest() -> Phantom:
@@ -42,7 +45,7 @@ def altered(weights: Path, **tensors: torch.Tensor | None) -> bytes:
             del content[name.replace("__", ".")]
         else:
             content[name.replace("__", ".")] = tensor
-    return save(content, {"min_quality": "0.5"})
+    return save(content, KIND)
 
 
 def test_lungs_are_found_with_a_map_a_box_and_a_quality(finder: SegmenterFinder, chest: Phantom) -> None:
@@ -57,7 +60,7 @@ def test_lungs_are_found_with_a_map_a_box_and_a_quality(finder: SegmenterFinder,
 
 def test_its_file_says_all_of_it(finder: SegmenterFinder, weights: Path, network: SegmenterNet) -> None:
     assert finder.name == "segmenter"
-    assert finder.min_quality == 0.35
+    assert 0 < finder.min_quality < 1
     assert finder.weights == weights.read_bytes()
     assert len(finder.weights) <= 2 * 2**20
     names = {name.partition(".")[0] for name in load(finder.weights)}
@@ -90,7 +93,7 @@ def test_an_image_counts_for_itself_in_a_batch(network: SegmenterNet) -> None:
 
 def test_other_weights_have_another_description(finder: SegmenterFinder, weights: Path) -> None:
     bias = load(weights.read_bytes())["network.out.bias"]
-    other = SegmenterFinder(altered(weights, network__out__bias=bias + 1), 0.35)
+    other = SegmenterFinder(altered(weights, network__out__bias=bias + 1))
     assert SegmenterFinder.of_file(weights).description == finder.description != other.description
     assert "segmenter" in finder.description
 
@@ -102,9 +105,10 @@ def test_other_weights_have_another_description(finder: SegmenterFinder, weights
         (b"", "no safetensors file.*copy it again"),
         (b"\x80\x04just some text, longer than any header", "no safetensors file.*copy it again"),
         (save({"a": torch.zeros(3)}), r"holds no segmenter.*jobs/train_segmenter\.py"),
-        (save({"a": torch.zeros(3)}, {"min_quality": "0.5"}), r"another version.*jobs/train_segmenter\.py"),
+        (save({"a": torch.zeros(3)}, {"kind": "heart segmenter"}), r"holds no segmenter"),
+        (save({"a": torch.zeros(3)}, KIND), r"another version.*jobs/train_segmenter\.py"),
     ],
-    ids=["missing", "empty", "text", "other-safetensors", "no-network"],
+    ids=["missing", "empty", "text", "other-safetensors", "other-kind", "no-network"],
 )
 def test_a_file_that_is_no_segmenter_is_told(content: bytes | None, message: str, tmp_path: Path) -> None:
     file = tmp_path / "my.safetensors"
@@ -172,7 +176,7 @@ def test_a_forked_child_finds_the_same(
     here = finder.find(chest.pixels)
     if loaded == "in the child":
         # The same network under other bytes, which nobody has opened yet.
-        finder = SegmenterFinder(packed(network, quality, 0.35, {"about": "a child"}), 0.35)
+        finder = SegmenterFinder(packed(network, quality, "of a child"))
 
     def find(items: Sequence[int]) -> Iterator[Lungs]:
         for _ in items:
@@ -184,7 +188,7 @@ def test_a_forked_child_finds_the_same(
 
 
 def test_threads_and_random_numbers_of_the_caller_stay(network: SegmenterNet, quality: Quality, chest: Phantom) -> None:
-    unopened = SegmenterFinder(packed(network, quality, 0.35, {"about": "a caller"}), 0.35)
+    unopened = SegmenterFinder(packed(network, quality, "of a caller"))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     torch.manual_seed(4)
@@ -214,7 +218,7 @@ def test_an_image_without_contrast_is_kept_whole(pixels: np.ndarray, finder: Seg
 
 def test_an_image_without_lungs_is_kept_whole(weights: Path, chest: Phantom) -> None:
     bias = load(weights.read_bytes())["network.out.bias"]
-    blind = SegmenterFinder(altered(weights, network__out__bias=bias - 1000), 0.5)
+    blind = SegmenterFinder(altered(weights, network__out__bias=bias - 1000))
     lungs = blind.find(chest.pixels)
     assert (lungs.box, lungs.quality, lungs.map) == (WHOLE_IMAGE, 0, None)
 

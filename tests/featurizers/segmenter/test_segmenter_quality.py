@@ -1,4 +1,4 @@
-"""Quality: it ranks boxes by their overlap, is fitted on views whose truth is known, and says from where to trust."""
+"""Quality: it ranks boxes by their overlap with the true ones, and is fitted on views whose truth is known."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from featurizers.segmenter.calibration import Trials, trusted_from, try_views
+from featurizers.segmenter.calibration import try_views
 from featurizers.segmenter.network import SegmenterNet
 from featurizers.segmenter.quality import Quality
 from featurizers.segmenter.shape import TRAITS
 from featurizers.segmenter.training import Example
-
-#: An IoU below it is a wrong box.
-WRONG = 0.7
 
 
 def made_up(seed: int, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -28,22 +23,6 @@ def made_up(seed: int, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
     scaled = traits / np.geomspace(0.1, 10, len(TRAITS))
     overlaps = 1 - 0.5 * scaled[:, 0] ** 2 - 0.4 * scaled[:, 1] * scaled[:, 2]
     return traits, overlaps.clip(0, 1)
-
-
-def of_first_trait() -> Quality:
-    """A quality that grows with the first trait alone: 1 / (1 + exp(-8 tanh t))."""
-    inward = np.zeros((1, len(TRAITS)))
-    inward[0, 0] = 1
-    nothing, one = np.zeros(len(TRAITS)), np.ones(len(TRAITS))
-    return Quality(nothing, one, inward, np.zeros(1), np.array([8.0]), np.zeros(1))
-
-
-def trials(told: Sequence[float], overlaps: Sequence[float]) -> Trials:
-    """Trials to which `of_first_trait` gives these qualities."""
-    at = np.asarray(told)
-    traits = np.zeros((len(at), len(TRAITS)))
-    traits[:, 0] = np.arctanh(np.log(at / (1 - at)) / 8)
-    return Trials(traits, np.asarray(overlaps))
 
 
 @pytest.fixture(scope="module")
@@ -70,41 +49,10 @@ def test_a_trait_that_never_changed_breaks_nothing() -> None:
     assert 0 <= Quality.fit(traits, overlaps, seed=0).of(traits[0]) <= 1
 
 
-@pytest.mark.parametrize(
-    ("told", "overlaps", "expected"),
-    [
-        ([0.2, 0.5, 0.9], [0.8, 0.9, 0.9], 0.0),
-        ([0.3, 0.305, 0.9], [0.9, 0.1, 0.9], 0.31),
-        ([0.2, 0.6, 0.995], [0.9, 0.9, 0.1], 1.0),
-        ([0.9] * 198 + [0.1] * 2, [0.9] * 198 + [0.0] * 2, 0.0),
-        ([0.9] * 196 + [0.1] * 4, [0.9] * 196 + [0.0] * 4, 0.11),
-        ([0.4] * 3, [WRONG - 0.01] * 3, 0.41),
-        ([0.4] * 3, [WRONG] * 3, 0.0),
-    ],
-    ids=["all-right", "a-wrong-one-low", "a-wrong-one-at-the-top", "one-in-a-hundred", "two", "all-wrong", "limit"],
-)
-def test_boxes_are_trusted_from_where_one_in_a_hundred_is_wrong(
-    told: list[float], overlaps: list[float], expected: float
-) -> None:
-    assert trusted_from(trials(told, overlaps), of_first_trait()) == expected
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.floats(0.01, 0.99), st.floats(0, 1)), min_size=1, max_size=40))
-def test_the_trusted_ones_are_right_and_no_lower_hundredth_would_do(views: list[tuple[float, float]]) -> None:
-    given_, overlaps = (np.array(each) for each in zip(*views, strict=True))
-    some = trials(given_, overlaps)
-    lowest = trusted_from(some, of_first_trait())
-    told = np.array([of_first_trait().of(each) for each in some.traits])
-    failing = [np.mean(overlaps[told >= each] < WRONG) if (told >= each).any() else 0 for each in np.arange(101) / 100]
-    assert failing[round(lowest * 100)] <= 0.01
-    assert all(share > 0.01 for share in failing[: round(lowest * 100)])
-
-
 def test_views_are_tried_with_their_truth(network: SegmenterNet, examples: Sequence[Example]) -> None:
     tried, again = (try_views(network, examples[:2], seed=3) for _ in range(2))
     assert tried.traits.shape == (len(tried.overlaps), len(TRAITS))
-    assert 20 <= len(tried.overlaps) <= 26
+    assert 20 <= len(tried.overlaps) <= 28  # of two plain, 24 views, and two pictures of no chest
     assert ((tried.overlaps >= 0) & (tried.overlaps <= 1)).all()
     # The first two are the radiographs as they are, which the network knows.
     assert tried.overlaps[:2].min() > 0.6

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from featurizers.crops import CropSettings
 from featurizers.lung_metrics import box_iou, dice, lung_lost
 from featurizers.lungs import Lungs, box_of_mask
 from featurizers.mask_pairs import list_pairs, split_patients
@@ -75,25 +76,27 @@ def test_lungs_of_phantoms_are_found(whose: str, shipped: SegmenterFinder, reque
     assert min(overlaps) > 0.6
     masks = [each.mask(*phantom.lung_mask.shape) for each, phantom in zip(found, phantoms, strict=True)]
     assert np.mean([dice(mask, phantom.lung_mask) for mask, phantom in zip(masks, phantoms, strict=True)]) > 0.9
-    lost = [lung_lost(p.lung_mask, each.box.expanded(0.05)) for each, p in zip(found, phantoms, strict=True)]
+    lost = [
+        lung_lost(p.lung_mask, each.box.expanded(CropSettings().margin))
+        for each, p in zip(found, phantoms, strict=True)
+    ]
     assert np.mean(lost) < 0.01
 
 
 def test_good_boxes_are_trusted(shipped: SegmenterFinder, lungs: Sequence[Lungs]) -> None:
     trusted = [each.quality >= shipped.min_quality for each in lungs]
     assert np.mean(trusted) > 0.9
-    assert 0 < shipped.min_quality < 0.9
 
 
 @pytest.mark.parametrize(("turns", "less"), [(1, 0.5), (2, 0.05), (3, 0.5)], ids=["side", "head", "other-side"])
-def test_a_chest_on_its_side_or_head_is_trusted_less_than_any_upright(
+def test_a_chest_on_its_side_or_head_is_trusted_less_than_upright_ones(
     turns: int, less: float, shipped: SegmenterFinder, chests: Sequence[Phantom], lungs: Sequence[Lungs]
 ) -> None:
     upright = np.array([each.quality for each in lungs])
     turned = [shipped.find(np.ascontiguousarray(np.rot90(each.pixels, turns))) for each in chests]
     told = np.array([each.quality for each in turned])
     assert told.mean() < upright.mean() - less
-    assert np.mean(told < upright.min()) > 0.9
+    assert np.mean(told < upright.min()) > 0.8
     # On its head a chest still has its lungs side by side: the box is not all wrong, nor does quality say so.
     drawn = [box_of_mask(np.rot90(each.lung_mask, turns)) for each in chests]
     overlaps = [box_iou(found.box, box) for found, box in zip(turned, drawn, strict=True)]
@@ -182,15 +185,15 @@ def test_a_collimation_border_does_not_move_the_box(
 @pytest.mark.real
 def test_real_lungs_of_patients_left_out_are_found(real_data: Path, shipped: SegmenterFinder) -> None:
     overlaps, ious, lost, trusted = [], [], [], []
-    for pair in split_patients(list_pairs(real_data / "lung_masks")).test[::2]:
+    for pair in split_patients(list_pairs(real_data / "lung_masks")).test:
         pixels, drawn, counted = pair.read()
         found = shipped.find(pixels)
         mask = found.mask(*drawn.shape)
         overlaps.append(0.0 if mask is None else dice(mask, drawn, counted))
         ious.append(box_iou(found.box, box_of_mask(drawn)))
-        lost.append(lung_lost(drawn, found.box.expanded(0.05)))
+        lost.append(lung_lost(drawn, found.box.expanded(CropSettings().margin)))
         trusted.append(found.quality >= shipped.min_quality)
     assert np.mean(overlaps) > 0.93
     assert np.mean(ious) > 0.9
-    assert np.mean(np.array(lost) > 0.01) < 0.03
+    assert np.mean(np.array(lost) > 0.01) < 0.025
     assert np.mean(trusted) > 0.95
