@@ -41,8 +41,8 @@ class SegmenterFinder:
     Attributes:
         weights: the content of a file that `packed` made.
         min_quality: quality is the expected IoU with a human's box, and a box that is expected to overlap by less may
-            do harm: of those on hard views of held-out radiographs with 0.7 and more, one in two hundred overlapped
-            by less.
+            do harm: of those on hard views of held-out radiographs with 0.7 and more, one in eighty overlapped by
+            less.
     """
 
     weights: bytes = field(repr=False)

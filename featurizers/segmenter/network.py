@@ -20,14 +20,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from featurizers.radiograph import Pixels
 
 #: Rows and columns that the network looks at, whatever the image's size and aspect.
-SIDE = 192
+SIDE = 160
 #: Rows and columns of its maps.
 MAP_SIDE = SIDE // 2
 #: Pixels of a block's side, and cells of its side in the maps.
 _BLOCK, _CELLS = 4, 2
 #: Channels at each depth, every one at half the resolution of the one before, and residual blocks there.
-_WIDTHS = (16, 32, 64, 112)
-_BLOCKS = (1, 1, 2, 2)
+_WIDTHS = (16, 32, 64, 128)
+_BLOCKS = (1, 1, 1, 2)
 
 
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -46,7 +46,10 @@ class SegmenterNet(nn.Module):
         steps = list(pairwise(_WIDTHS))
         self.down = nn.ModuleList(_Conv(wide, deep, stride=2) for wide, deep in steps)
         self.up = nn.ModuleList(_Conv(deep, wide, kernel=1) for wide, deep in steps)
-        self.decoder = nn.ModuleList(_Residual(wide) for wide, _ in steps)
+        # The outline is decided at the finest depth.
+        self.decoder = nn.ModuleList(
+            _Conv(wide, wide) if depth else _Residual(wide) for depth, (wide, _) in enumerate(steps)
+        )
         self.out = nn.Conv2d(_WIDTHS[0], 2 * _CELLS**2, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
