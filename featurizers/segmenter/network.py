@@ -11,7 +11,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,9 +27,6 @@ _BLOCK, _CELLS = 4, 2
 #: Channels at each depth, every one at half the resolution of the one before, and residual blocks there.
 _WIDTHS = (16, 32, 64, 128)
 _BLOCKS = (1, 1, 1, 2)
-
-
-_HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 class SegmenterNet(nn.Module):
@@ -64,7 +60,7 @@ class SegmenterNet(nn.Module):
         for depth in reversed(range(len(skipped))):
             enlarged = functional.interpolate(self.up[depth](features), scale_factor=2.0)
             features = self.decoder[depth](enlarged + skipped[depth])
-        return functional.pixel_shuffle(_convolved(features, self.out), _CELLS)
+        return functional.pixel_shuffle(self.out(features), _CELLS)
 
     def folded(self) -> SegmenterNet:
         """A copy for inference, its batch normalisations folded into the convolutions before them."""
@@ -106,7 +102,7 @@ class _Conv(nn.Module):
         self.relu = relu
 
     def forward(self, features: Tensor) -> Tensor:
-        features = self.norm(_convolved(features, self.conv))
+        features = self.norm(self.conv(features))
         return functional.relu(features) if self.relu else features
 
 
@@ -120,16 +116,3 @@ class _Residual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return functional.relu(features + self.second(self.first(features)))
-
-
-def _convolved(features: Tensor, conv: nn.Conv2d) -> Tensor:
-    """What `conv` gives, by oneDNN where it is there.
-
-    For one small image on one thread PyTorch takes a convolution of its own, which is slower: 2.5 ms a radiograph
-    where oneDNN's takes 1.9.
-    """
-    if torch.is_grad_enabled() or features.dtype != torch.float32 or not _HAS_ONEDNN:
-        found: Tensor = conv(features)
-        return found
-    padding = conv.kernel_size[0] // 2, conv.kernel_size[1] // 2
-    return torch.mkldnn_convolution(features, conv.weight, conv.bias, padding, conv.stride, conv.dilation, conv.groups)
