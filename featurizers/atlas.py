@@ -116,9 +116,10 @@ class AtlasFinder:
 
     @property
     def description(self) -> str:
-        """For fingerprints: the atlas's content, in its order, and this code's version."""
+        """For fingerprints: the atlas's content, in its order, this code's version and OpenCV's."""
         content = hashlib.sha256(self.images.tobytes() + self.masks.tobytes()).hexdigest()
-        return f"lungs by an atlas of {len(self.images)} pairs ({content[:16]}), version {_VERSION}"
+        versions = f"version {_VERSION}, OpenCV {_opencv().__version__}"
+        return f"lungs by an atlas of {len(self.images)} pairs ({content[:16]}), {versions}"
 
     def find(self, pixels: Pixels) -> Lungs:
         """The lungs of (rows, columns) uint8 greyscale, bone bright; their map has 192 rows and columns."""
@@ -152,7 +153,8 @@ def _opencv() -> ModuleType:
         import cv2  # noqa: PLC0415
     except ImportError:
         raise FeaturizerError(
-            "the atlas finder needs OpenCV, which is not installed here: pip install 'pleura[atlas]'"
+            "the atlas finder needs OpenCV, which is not installed here: pip install '.[atlas]' in Pleura's folder, or "
+            "pip install opencv-python-headless"
         ) from None
     cv2.setNumThreads(1)
     return cv2

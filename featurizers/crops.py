@@ -69,7 +69,8 @@ class CropSettings:
             finder's own.
         fit: how the box, or the image that is kept whole, becomes a square.
         mask_out: whether everything but the lungs is black. Not so in a crop that is kept whole for its low quality:
-            lungs that can't be trusted for a box can't be for a mask.
+            lungs that can't be trusted for a box can't be for a mask. A lung that does not show at all is in the box
+            of the segmenter, mirrored from the other one, and not in the mask.
 
     Raises:
         ValueError: a size below 1, a margin below 0.
@@ -162,7 +163,7 @@ def crop_lungs(pixels: Pixels, settings: CropSettings, finder: LungFinder | None
             raise FeaturizerError(_NO_MASK)
         return _whole_image(pixels, settings, None)
     lungs = finder.find(pixels)
-    if not (lungs.quality > 0 and lungs.quality >= _min_quality(settings, finder)):
+    if not lungs.is_trusted(_min_quality(settings, finder)):
         return _whole_image(pixels, settings, lungs.quality)
     window = _window(lungs.box.expanded(settings.margin), pixels.shape, settings)
     crop = window.cut(pixels, Image.Resampling.BICUBIC)

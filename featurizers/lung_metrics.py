@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,20 @@ def mask_iou(found: LungMask, drawn: LungMask, counted: LungMask | None = None) 
     return both / union if union else 1.0
 
 
-def box_iou(a: LungBox, b: LungBox) -> float:
+class Rectangle(Protocol):
+    """Four edges, in any unit that both rectangles share."""
+
+    @property
+    def left(self) -> float: ...  # noqa: D102
+    @property
+    def top(self) -> float: ...  # noqa: D102
+    @property
+    def right(self) -> float: ...  # noqa: D102
+    @property
+    def bottom(self) -> float: ...  # noqa: D102
+
+
+def box_iou(a: Rectangle, b: Rectangle) -> float:
     """Intersection over union of two boxes, 0 to 1."""
     width = max(min(a.right, b.right) - max(a.left, b.left), 0.0)
     height = max(min(a.bottom, b.bottom) - max(a.top, b.top), 0.0)

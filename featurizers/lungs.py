@@ -62,6 +62,10 @@ class Lungs:
     quality: float
     map: LungMap | None = None
 
+    def is_trusted(self, min_quality: float) -> bool:
+        """Whether to use the box, if this is the quality to ask for; lungs that were not found never are."""
+        return self.quality > 0 and self.quality >= min_quality
+
     def mask(self, rows: int, columns: int) -> LungMask | None:
         """The lungs as a mask of the whole image in this size: where the map, enlarged bilinearly, is at least 0.5."""
         if self.map is None:

@@ -17,6 +17,8 @@ from featurizers.errors import FeaturizerError
 from featurizers.lungs import LungMask
 from featurizers.radiograph import Pixels
 
+#: Tells whose the pairs are, where somebody does.
+PAIRS_TABLE = "pairs.csv"
 #: Mask value of what the annotator could not tell; anything else from the middle of the range up is lung.
 IGNORE = 127
 _LUNG = 128
@@ -80,7 +82,7 @@ def list_pairs(folder: Path) -> Sequence[MaskPair]:
     images, masks = folder / "images", folder / "masks"
     if not (images.is_dir() and masks.is_dir()):
         raise FeaturizerError(f"{folder} holds no pairs: put radiographs into images/ and their lung masks into masks/")
-    table = folder / "pairs.csv"
+    table = folder / PAIRS_TABLE
     pairs = _of_table(table, images, masks) if table.is_file() else _of_names(images, masks)
     if not pairs:
         raise FeaturizerError(f"{folder} holds no pairs: no mask has the name of an image")

@@ -15,7 +15,7 @@ from pipelines.intake import CONFLICT
 from pipelines.lake import Lake
 from pipelines.sources.base import NEGATIVE, POSITIVE, UNCERTAIN
 from pipelines.splits import Split
-from pipelines.tables import Table
+from pipelines.tables import Table, cropper_told
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def count_datasets(spark: SparkSession, lake: Lake, examples: int) -> dict[str, 
 
 
 def _count_images(studies: DataFrame, datasets: Mapping[str, DatasetCounts]) -> None:
-    for row in studies.groupBy("dataset", "split", "view", "cropper").count().collect():
+    for row in studies.groupBy("dataset", "split", "view", cropper_told()).count().collect():
         counts = datasets[row["dataset"]]
         for by, name in (
             (counts.images, row["split"]),

@@ -13,7 +13,7 @@ from pydantic import Field
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
 
-from featurizers.crops import Cropper, CropSettings, Fit, describe_crops
+from featurizers.crops import CropSettings, Fit, describe_crops
 from featurizers.finders import FinderName, open_finder
 from featurizers.lungs import LungFinder
 from featurizers.radiograph import DecodeLimits
@@ -44,6 +44,7 @@ from pipelines.sources.manifest import ManifestSource
 from pipelines.sources.medmnist import MedMnistSource
 from pipelines.sources.mimic_cxr_jpg import MimicCxrJpgSource
 from pipelines.splits import Split, SplitFractions
+from pipelines.tables import cropper_told
 
 #: Inputs whose stamps are looked up in the tables at once: some 100 MB on the driver.
 LISTED_AT_ONCE = 262_144
@@ -180,15 +181,11 @@ class IngestConfig(SparkConfig):
 
 @dataclass(frozen=True)
 class Overview:
-    """What a lake holds of one data set: studies by split, cropper, and finding and value; inputs in quarantine.
-
-    Croppers are told with whether the lungs were looked for: an image may be whole because that was asked for, or
-    because its lungs were not to be trusted.
-    """
+    """What a lake holds of one data set: studies by split, cropper, and finding and value; inputs in quarantine."""
 
     quarantined: int
     splits: Counter[str] = field(default_factory=Counter)
-    croppers: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    croppers: Counter[str] = field(default_factory=Counter)
     findings: Counter[tuple[str, int]] = field(default_factory=Counter)
 
 
@@ -350,24 +347,12 @@ def _overview(spark: SparkSession, lake: Lake, dataset: str) -> Overview:
     studies = lake.studies.read(spark).where(F.col("dataset") == dataset)
     told = studies.select(F.explode("findings").alias("finding", "value"))
     overview = Overview(quarantined=lake.quarantine.count_by("dataset")[(dataset,)])
-    looked = F.col("lung_quality").isNotNull().alias("looked")
-    for row in studies.groupBy("split", "cropper", looked).count().collect():
+    for row in studies.groupBy("split", cropper_told()).count().collect():
         overview.splits[row["split"]] += row["count"]
-        overview.croppers[row["cropper"], row["looked"]] += row["count"]
+        overview.croppers[row["cropper"]] += row["count"]
     for row in told.groupBy("finding", "value").count().collect():
         overview.findings[row["finding"], row["value"]] += row["count"]
     return overview
-
-
-def _crops(croppers: Counter[tuple[str, bool]]) -> str:
-    """How many crops came from each cropper, and how many images are whole for want of lungs to trust."""
-    return (
-        ", ".join(
-            f"{cropper} {number:,}" + (" (lung_quality too low)" if cropper == Cropper.WHOLE_IMAGE and looked else "")
-            for (cropper, looked), number in sorted(croppers.items())
-        )
-        or "none"
-    )
 
 
 def _summary(lake: Lake, record: JobRecord, contents: Contents, overview: Overview) -> str:
@@ -402,7 +387,7 @@ def _summary(lake: Lake, record: JobRecord, contents: Contents, overview: Overvi
             f"{name} {overview.splits[name]:,}" for name in Split if name in overview.splits
         )
         or "none",
-        "crops": _crops(overview.croppers),
+        "crops": ", ".join(f"{name} {number:,}" for name, number in sorted(overview.croppers.items())) or "none",
         "findings +/-": ", ".join(
             f"{name} {overview.findings[name, POSITIVE]:,}/{overview.findings[name, NEGATIVE]:,}"
             for name in sorted({name for name, _ in overview.findings})

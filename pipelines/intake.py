@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -142,7 +142,11 @@ class Intake:
         *,
         retry: bool,
     ) -> None:
-        self._spark, self._lake, self._reader, self._record, self._retry = spark, lake, reader, record, retry
+        self._spark, self._lake, self._record, self._retry = spark, lake, record, retry
+        # The finder's megabytes go out once: with every chunk's function Spark would keep a copy of them. The rest, in
+        # which the key of the pseudonyms is, stays inside the tasks.
+        self._finder = spark.sparkContext.broadcast(reader.finder)
+        self._reader = replace(reader, finder=None)
         self._identities = identities
         self._dataset = identities.pseudonymizer.dataset
         self._labels: _StagedLabels | None = None
@@ -270,10 +274,10 @@ class Intake:
         return books
 
     def _stage(self, chunk: pa.Table, staging: Folder) -> None:
-        reader, counter = self._reader, self._counter
+        reader, finder, counter = self._reader, self._finder, self._counter
 
         def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            return reader.read_all(batches, counter.add)
+            return replace(reader, finder=finder.value).read_all(batches, counter.add)
 
         cores = self._spark.sparkContext.defaultParallelism
         fewest = -(-chunk.num_rows // MOST_PER_TASK)

@@ -28,6 +28,7 @@ _VERSIONED = (
     "torchvision",
     "pyarrow",
     "numpy",
+    "scipy",
     "scikit-learn",
     "xgboost",
     "pydicom",

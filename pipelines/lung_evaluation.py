@@ -17,7 +17,7 @@ from featurizers.atlas import AtlasFinder
 from featurizers.crops import CropSettings
 from featurizers.finders import FinderName, open_finder
 from featurizers.lungs import LungFinder
-from featurizers.mask_pairs import MaskPair, list_pairs, split_patients
+from featurizers.mask_pairs import PAIRS_TABLE, MaskPair, list_pairs, split_patients
 from pipelines import __version__
 from pipelines.config import Config
 from pipelines.errors import ConfigError
@@ -119,13 +119,22 @@ def open_trial(config: LungEvaluationConfig) -> Trial:
         ConfigError: no pair is left to judge, or none can be the atlas.
         FeaturizerError: the pairs, the atlas or the weights can't be read.
     """
+    if config.atlas and "atlas" not in config.finders:
+        raise ConfigError("atlas=FOLDER belongs to finders=[atlas,…]: name that finder, or leave atlas out.")
+    if config.weights and "segmenter" not in config.finders:
+        raise ConfigError("weights=FILE belongs to finders=[segmenter,…]: name that finder, or leave weights out.")
     pairs = list_pairs(Path(config.pairs))
     judged, chosen = _judged(config, pairs)
+    if not (Path(config.pairs) / PAIRS_TABLE).is_file():
+        chosen += (
+            f" Nobody told whose the images are (there is no {PAIRS_TABLE}): each counts as a patient of its own. If "
+            "some are not, intervals are too narrow, and what was judged may not be new to a finder."
+        )
     atlas: Sequence[MaskPair] = ()
     if "atlas" in config.finders:
         atlas = list_pairs(Path(config.atlas)) if config.atlas else _drawn(config, pairs)
         source = "from a folder of its own" if config.atlas else "drawn at random from the patients of training"
-        apart = _apart_from(atlas, judged)
+        apart = apart_from(atlas, judged)
         chosen += f" The atlas is {len(atlas):,} pairs {source}."
         if len(apart) < len(judged):
             chosen += f" {len(judged) - len(apart):,} pairs whose image or patient is in the atlas are not judged."
@@ -231,8 +240,8 @@ def _judged(config: LungEvaluationConfig, pairs: Sequence[MaskPair]) -> tuple[Se
         return pairs, "The pairs of all patients were taken: the figures hold if no finder has learned from them."
     test = split_patients(pairs).test
     return test, (
-        f"Of {len(pairs):,} pairs the {len(test):,} of those patients were taken whom training leaves out: two tenths "
-        "of them, chosen by CRC-32 of the patient's id."
+        f"Of {len(pairs):,} pairs the {len(test):,} of those patients were taken whom train_segmenter leaves out: two "
+        "tenths of them, chosen by CRC-32 of the patient's id."
     )
 
 
@@ -244,10 +253,10 @@ def _drawn(config: LungEvaluationConfig, pairs: Sequence[MaskPair]) -> Sequence[
     return [train[number] for number in order[: config.atlas_pairs]]
 
 
-def _apart_from(atlas: Sequence[MaskPair], judged: Sequence[MaskPair]) -> Sequence[MaskPair]:
-    """The judged pairs of which neither the patient nor the image, by its bytes, is in the atlas."""
-    patients, images = {pair.patient for pair in atlas}, {_digest(pair) for pair in atlas}
-    return [pair for pair in judged if pair.patient not in patients and _digest(pair) not in images]
+def apart_from(others: Sequence[MaskPair], pairs: Sequence[MaskPair]) -> Sequence[MaskPair]:
+    """The pairs of which neither the patient nor the image, by its bytes, is among the others."""
+    patients, images = {pair.patient for pair in others}, {_digest(pair) for pair in others}
+    return [pair for pair in pairs if pair.patient not in patients and _digest(pair) not in images]
 
 
 def _digest(pair: MaskPair) -> bytes:

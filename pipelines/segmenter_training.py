@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 
-from featurizers.mask_pairs import MaskPair, PairSplit, list_pairs, split_patients
+from featurizers.mask_pairs import MaskPair, list_pairs, split_patients
 from featurizers.phantoms import Finding, Habitus, draw_phantom
-from featurizers.segmenter.calibration import try_views
+from featurizers.segmenter.calibration import fit_quality, judge_quality, try_views
 from featurizers.segmenter.finder import SegmenterFinder, packed
-from featurizers.segmenter.quality import Quality
+from featurizers.segmenter.network import SegmenterNet
 from featurizers.segmenter.training import Example, Recipe, Trainer, example, mean_dice
 from pipelines import __version__
 from pipelines.config import Config, yaml_value
 from pipelines.errors import ConfigError
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text
-from pipelines.lung_evaluation import PAGE, LungEvaluationConfig, in_a_line, judge, open_trial, write_report
-from pipelines.lung_reports.figures import Estimate, Verdict
+from pipelines.lung_evaluation import PAGE, LungEvaluationConfig, apart_from, in_a_line, judge, open_trial, write_report
+from pipelines.lung_reports.card import Schooling, render_card
 from pipelines.progress import Progress, clock
 
 WEIGHTS, CARD, HISTORY = "lungs.safetensors", "CARD.md", "history.csv"
@@ -86,9 +86,10 @@ def train_segmenter(config: SegmenterTrainingConfig) -> JobRecord:
         FeaturizerError: a pair can't be read.
     """
     record = JobRecord("train_segmenter", config)
-    out = Folder.at(config.out)
     pairs = list_pairs(Path(config.pairs))
-    _check_out(config, pairs)
+    identity = _identity(config, pairs)
+    _check_out(Path(config.out), identity)
+    out = Folder.at(config.out)
     split = split_patients(pairs)
     if not (split.train and split.val and split.test):
         raise ConfigError(
@@ -99,26 +100,32 @@ def train_segmenter(config: SegmenterTrainingConfig) -> JobRecord:
     others = open_trial(
         LungEvaluationConfig(pairs=config.pairs, out=config.out, finders=config.compare, seed=config.seed)
     )
-    train, val = (_examples(name, part, record) for name, part in (("train", split.train), ("val", split.val)))
+    # The same film under another patient's name would be judged by what was learned from it.
+    train = _examples("train", apart_from([*split.val, *split.test], split.train), record)
+    val = _examples("val", apart_from(split.test, split.val), record)
     phantoms = _phantoms(config, record)
     kept_back, phantoms = phantoms[:_KEPT_BACK], phantoms[_KEPT_BACK:]
     record.count("phantoms", len(phantoms))
     trainer = Trainer(train, phantoms, _recipe(config))
-    course = _Course(config, trainer, _identity(config, pairs))
+    course = _Course(config, trainer, identity)
     course.resume()
     course.run(val, record)
 
     with record.time("calibrate"):
-        trials = try_views(trainer.shadow, [*val, *kept_back], config.seed)
-        quality = Quality.fit(trials.traits, trials.overlaps, config.seed)
+        quality = fit_quality(try_views(trainer.shadow, [*val, *kept_back], config.seed), config.seed)
     weights = packed(trainer.shadow, quality, __version__)
     out.write(WEIGHTS, weights)
     out.write(HISTORY, _history_table(course.history))
 
-    trial = replace(others, finders=[SegmenterFinder.of_file(Path(config.out) / WEIGHTS), *others.finders])
+    finder = SegmenterFinder(weights)
+    trial = replace(others, finders=[finder, *others.finders])
     verdicts = judge(trial, record)
     write_report(trial, verdicts, out, record)
-    out.write(CARD, _card(config, split, verdicts, record).encode())
+    with record.time("judge the quality"):
+        left_out = try_views(trainer.shadow, _examples("test", trial.judged, record), config.seed + 1)
+        trust = judge_quality(left_out, quality, finder.min_quality)
+    schooling = Schooling(config.about, len(train), len(val), len(phantoms), _ADULTS, _overrides(config))
+    out.write(CARD, render_card(schooling, verdicts, trust, finder.min_quality).encode())
     out.write_json("run.json", record.as_dict())
     course.end()
     rows = {
@@ -145,23 +152,27 @@ def _recipe(config: SegmenterTrainingConfig) -> Recipe:
     )
 
 
-def _check_out(config: SegmenterTrainingConfig, pairs: Sequence[MaskPair]) -> None:
+def _check_out(out: Path, identity: str) -> None:
     """Refuse a folder that holds anything but a training of the same settings and pairs that broke off."""
-    out = Path(config.out)
+    if "://" in str(out) or ":/" in str(out):
+        raise ConfigError(f"out='{out}': name a folder of this machine; a training writes to it all the time.")
     names = {each.name for each in out.iterdir()} - {_PARTLY} if out.is_dir() else set()
     if out.is_file() or (names and CHECKPOINT not in names):
         raise ConfigError(f"out='{out}' is not empty, and holds no training that broke off. Name a new folder.")
-    if names and torch.load(out / CHECKPOINT, weights_only=True)["of"] != _identity(config, pairs):
+    if names and torch.load(out / CHECKPOINT, weights_only=True)["of"] != identity:
         raise ConfigError(
             f"out='{out}' holds a training with other settings or other pairs. Name a new folder, or remove it."
         )
 
 
 def _identity(config: SegmenterTrainingConfig, pairs: Sequence[MaskPair]) -> str:
-    """Changes with the settings, and with any pair's name, patient or size."""
-    told = [config.model_dump_json()]
-    told += [f"{p.image.name} {p.patient} {p.image.stat().st_size} {p.mask.stat().st_size}" for p in pairs]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+    """Changes with all that decides the weights: settings, the content of the pairs, and the version of the code."""
+    digest = hashlib.sha256(f"{__version__} {_recipe(config)} {config.phantoms} {SegmenterNet()}".encode())
+    for pair in pairs:
+        digest.update(f"{pair.image.name} {pair.mask.name} {pair.patient}".encode())
+        for file in (pair.image, pair.mask):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _history_table(history: Sequence[Mapping[str, float]]) -> bytes:
@@ -259,50 +270,6 @@ class _Course:
         kept = {"of": self.identity, "trainer": self.trainer.state(), "history": self.history}
         torch.save(kept, partly)
         partly.replace(self._file)
-
-
-def _card(config: SegmenterTrainingConfig, split: PairSplit, verdicts: Sequence[Verdict], record: JobRecord) -> str:
-    """What a reader has to know before using the weights."""
-    test = len({pair.patient for pair in split.test})
-    rows = [
-        f"| {verdict.finder.name} | {_scored(verdict.figures.dice)} | {_scored(verdict.figures.box_iou)} "
-        f"| {verdict.figures.losing.mean:.1%} | {verdict.figures.whole.mean:.1%} |"
-        for verdict in verdicts
-    ]
-    return "\n".join(
-        [
-            "# Lung segmenter",
-            "",
-            "Finds both lungs of a frontal chest radiograph, parts behind the heart and under disease included, so "
-            "that the image can be cropped to them. For research; no wording or number of it is a diagnosis.",
-            "",
-            "## Trained on",
-            "",
-            f"- {config.about}",
-            f"- {record.counts['train pairs']:,} pairs of it; {record.counts['val pairs']:,} more to calibrate quality",
-            f"- {record.counts['phantoms']:,} phantoms drawn by Pleura {__version__}, {_ADULTS:.0%} of them adults",
-            "",
-            f"## Judged on {len(split.test):,} pairs of {test:,} patients left out",
-            "",
-            "| finder | Dice (5th percentile) | box IoU (5th percentile) | losing more than 1 % of lung | kept whole |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            "These patients come from the same hospital as the ones trained on: elsewhere expect less. `report.html` "
-            "shows the worst images.",
-            "",
-            "## Train again",
-            "",
-            "```",
-            f"python jobs/train_segmenter.py pairs=DIR out=DIR {_overrides(config)}".rstrip(),
-            "```",
-            "",
-        ]
-    )
-
-
-def _scored(estimate: Estimate | None) -> str:
-    return "no mask" if estimate is None else f"{estimate.mean:.3f} ({estimate.tail:.3f})"
 
 
 def _overrides(config: SegmenterTrainingConfig) -> str:

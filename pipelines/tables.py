@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from featurizers.crops import Cropper
 from pipelines.folders import Folder
 
 #: Row groups of this many bytes let a few hundred crops be read without holding a file of thousands.
@@ -166,3 +168,10 @@ class Table:
             if name.endswith(".parquet")
         ]
         return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def cropper_told() -> Column:
+    """Of a row of `studies`: its cropper, and where the image is whole for want of lungs to trust, that."""
+    kept_whole = (F.col("cropper") == Cropper.WHOLE_IMAGE) & F.col("lung_quality").isNotNull()
+    told = F.when(kept_whole, F.lit(f"{Cropper.WHOLE_IMAGE} (lung_quality too low)")).otherwise(F.col("cropper"))
+    return told.alias("cropper")

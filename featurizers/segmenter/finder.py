@@ -19,7 +19,7 @@ from torch import Tensor
 from featurizers.errors import WeightsError
 from featurizers.lungs import WHOLE_IMAGE, Lungs
 from featurizers.radiograph import Pixels
-from featurizers.segmenter.network import SegmenterNet, normalised, reduced
+from featurizers.segmenter.network import SIDE, SegmenterNet, normalised, reduced
 from featurizers.segmenter.quality import Quality
 from featurizers.segmenter.shape import TRAITS, LungMaps, shape_of
 
@@ -27,7 +27,7 @@ from featurizers.segmenter.shape import TRAITS, LungMaps, shape_of
 SHIPPED = Path(__file__).with_name("lungs.safetensors")
 #: The only entry of such a file's header; its value is the Pleura that trained it. (With more, their order, and so the
 #: file's bytes, would be chance.)
-_KIND = "lung segmenter"
+_KIND = f"lung segmenter of {SIDE} px"
 #: Changes whenever the same weights would find other boxes.
 _VERSION = 1
 #: An image whose 1st to 99th percentile spans fewer grey values shows nothing.
@@ -41,8 +41,7 @@ class SegmenterFinder:
     Attributes:
         weights: the content of a file that `packed` made.
         min_quality: quality is the expected IoU with a human's box, and a box that is expected to overlap by less may
-            do harm: of those on hard views of held-out radiographs with 0.7 and more, one in eighty overlapped by
-            less.
+            do harm. CARD.md tells how many of those that are trusted so are wrong all the same.
     """
 
     weights: bytes = field(repr=False)
@@ -104,11 +103,21 @@ class SegmenterFinder:
 def lung_maps(network: SegmenterNet, images: Tensor) -> LungMaps:
     """Images (N, 1, SIDE, SIDE) of any real dtype to maps (N, 2, MAP_SIDE, MAP_SIDE), on one thread.
 
-    One image is too little for more threads, and executors run one task per core.
+    One image is too little for more threads, and executors run one task per core. How many threads torch uses is a
+    setting of the whole process: call this from one thread at a time.
+
+    Raises:
+        MemoryError: torch gets no memory.
     """
     with one_thread(), torch.inference_mode():
-        batch = normalised(images.float()).contiguous(memory_format=torch.channels_last)
-        maps: LungMaps = torch.sigmoid(network(batch)).numpy()
+        try:
+            batch = normalised(images.float()).contiguous(memory_format=torch.channels_last)
+            maps: LungMaps = torch.sigmoid(network(batch)).numpy()
+        except RuntimeError as error:
+            # torch has no error of its own for a CPU without memory left.
+            if "allocate memory" in str(error) or "create a primitive" in str(error):
+                raise MemoryError(str(error)) from None
+            raise
     return maps
 
 

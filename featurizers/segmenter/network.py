@@ -78,9 +78,11 @@ def reduced(pixels: Pixels) -> Pixels:
     image = Image.fromarray(pixels)
     # Means over whole blocks first: quick, and what is left to resize is small.
     factors = max(image.width // SIDE, 1), max(image.height // SIDE, 1)
+    # The last block of a row may reach beyond the image, which ends within it.
+    shown = (0, 0, image.width / factors[0], image.height / factors[1])
     if factors != (1, 1):
         image = image.reduce(factors)
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=shown))
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -67,6 +67,35 @@ class Randomiser:
         shaped = shape * self._uniform(0.3, 1, count, 1, 1, 1) + fields * self._uniform(0, 0.1, count, 1, 1, 1)
         return self._littered(torch.where(self._chosen(0.5, count), shaped, 0.5 + fields * 0.2))
 
+    def turned(self, batch: Batch) -> Batch:
+        """Every radiograph on a side, or on its head."""
+        turns = torch.randint(1, 4, (len(batch.images),), generator=self._generator).tolist()
+        images, lungs = (
+            torch.stack([each.rot90(turn, (1, 2)) for each, turn in zip(maps, turns, strict=True)])
+            for maps in (batch.images, batch.lungs)
+        )
+        return Batch(images, lungs, torch.ones_like(batch.counted))
+
+    def parts(self, batch: Batch) -> Batch:
+        """A part of every radiograph, from two fifths of its height and width up, enlarged."""
+        count, _, side, _ = batch.images.shape
+        images, lungs = torch.empty_like(batch.images), torch.empty_like(batch.lungs)
+        for i, (high, wide) in enumerate((self._uniform(_PART, 1, count, 2) * side).int().tolist()):
+            top, left = (int(self._uniform(0, side - length + 1, 1)) for length in (high, wide))
+            place = ..., slice(top, top + high), slice(left, left + wide)
+            images[i] = functional.interpolate(batch.images[i : i + 1][place], size=(side, side))[0]
+            lungs[i] = functional.interpolate(batch.lungs[i : i + 1][place], size=(side, side))[0]
+        return Batch(images, lungs, torch.ones_like(batch.counted))
+
+    def half_white(self, batch: Batch) -> Batch:
+        """Every radiograph with one half as bright as its heart: a lung, and its border with all around, unseen."""
+        images, (count, _, side, _) = batch.images, batch.images.shape
+        tissue = images[:, 0, ::4, ::4].flatten(1).quantile(0.85, dim=1)[:, None, None, None]
+        columns = torch.linspace(-1, 1, side)[None, None, None, :]
+        half = torch.sigmoid(columns * torch.where(self._chosen(0.5, count), 40.0, -40.0))
+        white = tissue + self._clouds(count, 12, side) * 0.03
+        return Batch(torch.lerp(images, white, half), batch.lungs, batch.counted)
+
     # Draws ------------------------------------------------------------------------------------------------------------
 
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from featurizers.lung_metrics import box_iou
 from featurizers.lungs import LungBox, LungMap
 
 #: (2, rows, columns) float32, 0 to 1: the lung on the image's left, the lung on its right.
@@ -15,7 +16,7 @@ LungMaps: TypeAlias = npt.NDArray[np.float32]
 
 #: A lung with less than this share of the other's area is taken as hidden: the other one, mirrored, stands for it.
 _HIDDEN = 0.25
-#: Between the lungs lies this much of one lung's width: the median of 929 human masks of children.
+#: Between the lungs lies this much of one lung's width: the median of 653 human masks of children, the ones trained on.
 _MEDIASTINUM = 0.32
 #: Levels at which the box is taken once more: one that hardly moves between them has sharp edges on all sides.
 _LOOSE, _STRICT = 0.2, 0.8
@@ -74,8 +75,8 @@ def shape_of(maps: LungMaps) -> Shape | None:
     left, right = found
     traits = [
         float(np.minimum(both, 1 - both).sum()) / cells,
-        1 - (_iou(plain, loose) if loose else 0.0),
-        1 - (_iou(plain, strict) if strict else 0.0),
+        1 - (box_iou(plain, loose) if loose else 0.0),
+        1 - (box_iou(plain, strict) if strict else 0.0),
         1 - min(areas) / max(areas),
         1 - (_shared(left.top, left.bottom, right.top, right.bottom) if left and right else 0.0),
         1 - cells / float((maps > 0.5).sum()),
@@ -145,10 +146,3 @@ def _shared(first: float, last: float, other_first: float, other_last: float) ->
     """Intersection over union of two stretches."""
     shared = max(min(last, other_last) - max(first, other_first), 0.0)
     return shared / (last - first + other_last - other_first - shared)
-
-
-def _iou(a: Edges, b: Edges) -> float:
-    width = max(min(a.right, b.right) - max(a.left, b.left), 0.0)
-    height = max(min(a.bottom, b.bottom) - max(a.top, b.top), 0.0)
-    areas = [(edges.right - edges.left) * (edges.bottom - edges.top) for edges in (a, b)]
-    return width * height / (sum(areas) - width * height)

@@ -77,7 +77,7 @@ def _judge(finder: LungFinder, pair: MaskPair, margin: float, min_quality: float
     milliseconds = 1000 * (time.perf_counter() - start)
     found = lungs.mask(*pixels.shape)
     box = lungs.box.expanded(margin)
-    is_whole = lungs.quality == 0 or lungs.quality < min_quality
+    is_whole = not lungs.is_trusted(min_quality)
     crop = WHOLE_IMAGE if is_whole else box
     return Judged(
         pair=pair,

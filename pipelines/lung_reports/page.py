@@ -73,7 +73,7 @@ best-trusted share, from the very best to all. If the quality were perfect, the 
 if it told nothing, it would be the flat line. AURC is the area under the curve; its excess is what lies above the best
 order's.</dd>
 <dt>Intervals</dt><dd>In brackets, 95 %: how far the mean might move with other patients of the same kind (bootstrap
-over patients, whose images stay together).</dd>
+over patients, whose images stay together; for a share of none or all, Clopper and Pearson's interval).</dd>
 </dl>
 """
 

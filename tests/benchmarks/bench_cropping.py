@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
@@ -211,6 +211,25 @@ def judge_heads(lake: Lake, cohort: Cohort) -> dict[str, Probabilities]:
         trained = train_head(task, "logistic", rows, extractor=extractor)
         probabilities[name][task] = trained.head.predict_proba(features[held_out])[None]
     return probabilities
+
+
+def judge_frames(lake: Lake, cohort: Cohort, number: int) -> Iterator[str]:
+    """How well the crop's box tells the classes, without a pixel, a line each; intervals of `number` resamples.
+
+    Where the lungs lie in an image, and how large, comes of the child's size and of how the film was taken more than
+    of disease. A whole image keeps it, a crop takes it away: a crop that costs may have lost nothing else.
+    """
+    rows = lake.studies.to_arrow(["image_id", "lung_box"])
+    boxes = dict(zip(rows["image_id"].to_pylist(), rows["lung_box"].to_pylist(), strict=True))
+    frames = np.array([list(boxes[image_id].values()) for image_id in cohort.image_ids], np.float32)
+    for (name, held_out), (task, targets) in product(cohort.held_out.items(), cohort.targets.items()):
+        trained = train_head(
+            task, "xgboost", SplitFeatures(frames[~held_out], targets[~held_out]), extractor="lung_box"
+        )
+        probabilities = trained.head.predict_proba(frames[held_out])
+        weights = resample(cohort.patients[held_out], number)
+        area = Interval.of(metrics(weights, targets[held_out], probabilities)["auc"])
+        yield f"{name} {task}: AUC {area.value:.3f} ({area.low:.3f} to {area.high:.3f}) from the crop's box alone"
 
 
 def judge_networks(
@@ -413,6 +432,9 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
             f"{held_out}: {(~rows).sum()} images of {patients} patients to train on, {rows.sum()} of {judged} to judge"
         )
         print(f"  {', '.join(f'{n} {name}' for n, name in zip(shares, get_task(THREE_CLASS).classes, strict=True))}")
+    for crop in arguments.crops:
+        for told in judge_frames(lakes[crop], cohort, arguments.resamples):
+            print(f"{crop} {told}")
     print(f"\n{'':<56}{'whole image':<29}{'crop':<29}{'crop - whole':<33}{'cropping':<15}by seed")
     by_auc: dict[str, dict[str, Comparison]] = {crop: {} for crop in arguments.crops}
     for way in arguments.ways:

@@ -205,7 +205,7 @@ except FeaturizerError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "pip install 'pleura[atlas]'" in done.stdout
+    assert "pip install '.[atlas]'" in done.stdout
 
 
 @pytest.mark.real

@@ -390,15 +390,15 @@ def test_another_key_is_refused(archive: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_other_crop_settings_are_refused(archive: Path, tmp_path: Path) -> None:
-    ingest(config(archive, tmp_path / "lake"))
+    ingest(config(archive, tmp_path / "lake", crop={"finder": "projection"}))
     with pytest.raises(LakeError, match="unlike crops"):
-        ingest(config(archive, tmp_path / "lake", dataset="more", crop={"margin": 0.2}))
+        ingest(config(archive, tmp_path / "lake", dataset="more", crop={"finder": "projection", "margin": 0.2}))
     with pytest.raises(LakeError, match=r"there .*projection profiles.*\n  here .*; whole images; padded to a square"):
         ingest(config(archive, tmp_path / "lake", crop={"finder": "none", "fit": "pad"}))
 
 
 def test_settings_that_come_to_the_same_crops_are_the_same_rules(archive: Path, tmp_path: Path) -> None:
-    ingest(config(archive, tmp_path / "lake"))
+    ingest(config(archive, tmp_path / "lake", crop={"finder": "projection"}))
     recommended = ProjectionFinder().min_quality
     ingest(config(archive, tmp_path / "lake", crop={"finder": "projection", "min_quality": recommended}))
 
@@ -418,7 +418,7 @@ def test_the_summary_tells_croppers_and_images_kept_for_low_quality(archive: Pat
     studies, _ = outcomes(tmp_path / "lake")
     whole = (studies["cropper"] == "whole_image").sum()
     assert 0 < whole < len(studies)
-    told = f"projection {len(studies) - whole}, whole_image {whole} (lung_quality too low)"
+    told = f"segmenter {len(studies) - whole}, whole_image (lung_quality too low) {whole}"
     assert re.search(rf"crops +{re.escape(told)}$", summary, re.MULTILINE)
 
 

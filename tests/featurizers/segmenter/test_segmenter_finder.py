@@ -23,7 +23,7 @@ from featurizers.segmenter.quality import Quality
 from pipelines.isolation import Isolated
 
 #: What the header of its file says.
-KIND = {"lung segmenter": "0"}
+KIND = {f"lung segmenter of {SIDE} px": "0"}
 
 
 @pytest.fixture(scope="module")
