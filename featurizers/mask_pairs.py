@@ -66,7 +66,10 @@ class MaskPair:
             )
         lung = drawn >= _LUNG
         if not lung.any():
-            raise FeaturizerError(f"{self.mask.name} shows no lung (values of {_LUNG} and more): remove the pair")
+            raise FeaturizerError(
+                f"{self.mask.name} shows no lung (values of {_LUNG} and more; its highest is {drawn.max()}): save lung "
+                "as 255, or remove the pair"
+            )
         return pixels, lung, drawn != IGNORE
 
 
@@ -79,6 +82,8 @@ def list_pairs(folder: Path) -> Sequence[MaskPair]:
     Raises:
         FeaturizerError: no such folders, no pairs, a column or a cell of it is missing, or a file of a row is.
     """
+    if not folder.is_dir():
+        raise FeaturizerError(f"there is no folder {folder}: check the path")
     images, masks = folder / "images", folder / "masks"
     if not (images.is_dir() and masks.is_dir()):
         raise FeaturizerError(f"{folder} holds no pairs: put radiographs into images/ and their lung masks into masks/")

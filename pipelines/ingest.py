@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
 
 from featurizers.crops import CropSettings, Fit, describe_crops
-from featurizers.finders import FinderName, open_finder
+from featurizers.finders import open_finder
 from featurizers.lungs import LungFinder
 from featurizers.radiograph import DecodeLimits
 from featurizers.reasons import Reason
@@ -65,7 +65,7 @@ _CROP, _LIMITS = CropSettings(), DecodeLimits()
 class CropConfig(Config):
     """How the lungs are cropped."""
 
-    finder: FinderName | Literal["none"] = Field(
+    finder: Literal["segmenter", "atlas", "projection", "none"] = Field(
         "segmenter",
         description="segmenter, atlas or projection tells where the lungs are; none: every image is kept whole",
     )

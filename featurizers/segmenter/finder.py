@@ -66,8 +66,8 @@ class SegmenterFinder:
                 told = file.metadata() or {}
         except OSError as error:
             raise WeightsError(
-                f"the segmenter's weights {path} can't be read ({error.strerror}): give a file that "
-                "jobs/train_segmenter.py left"
+                f"the segmenter's weights {path} can't be read ({error.strerror}): give the "
+                "lungs.safetensors that jobs/train_segmenter.py left"
             ) from None
         except SafetensorError as error:
             raise WeightsError(f"{path} is no safetensors file ({error}): train anew, or copy it again") from None
