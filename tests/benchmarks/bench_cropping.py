@@ -8,8 +8,8 @@ acquisition that hardly changes the classes' shares.
 Run from the repository's root, with little else on the machine (and with --weights imagenet where they can be had):
   python tests/benchmarks/bench_cropping.py [--crops segmenter] [--seeds 0 1] [--folder FOLDER]
 
-The segmenter learned its outlines (no labels) from 653 radiographs of this set, so its crops of held-out patients may be
-a little better than they would be elsewhere.
+The segmenter learned its outlines (no labels) from 653 radiographs of this set, so its crops of held-out patients may
+be a little better than they would be elsewhere.
 """
 
 from __future__ import annotations
