@@ -156,7 +156,8 @@ def test_a_pixel_of_a_fitted_crop_is_as_wide_as_high(
     width, height = (crop.box.right - crop.box.left) * columns, (crop.box.bottom - crop.box.top) * rows
     # What is shown ends at a whole pixel of the crop: half of one is lost or won.
     least = min((crop.pixels > 0).any(axis=0).sum(), (crop.pixels > 0).any(axis=1).sum())
-    assert abs(width / height - 1) <= 0.55 / (least - 0.5)
+    assume(least > 1)  # what is thinner than a pixel is shown as one
+    assert abs(width / height - 1) <= 0.51 / (least - 0.5)
     pixel = 1 / size
     assert crop.box.left <= box.left + pixel
     assert crop.box.right >= box.right - pixel

@@ -127,13 +127,14 @@ def test_the_zip_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
 
 def test_packages_hold_no_files_that_the_zip_leaves_out() -> None:
     """Data files beside the modules would be missing on executors."""
-    others = [
-        file
+    others = {
+        file.name
         for name in SHIPPED_PACKAGES
         for file in (ROOT / name).rglob("*")
         if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts
-    ]
-    assert others == []
+    }
+    # The driver reads the segmenter's weights, and sends them inside the finder.
+    assert others == {"lungs.safetensors", "CARD.md"}
 
 
 def test_everything_can_be_imported_from_the_zip_alone(tmp_path: Path) -> None:
