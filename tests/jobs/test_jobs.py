@@ -59,8 +59,8 @@ def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> No
         ("audit_lake", ["lake=nowhere"], "no lake"),
         ("explore_dataset", ["lake=nowhere"], "no lake"),
         ("make_phantoms", ["out=x", "studies=0"], "studies"),
-        ("evaluate_lungs", ["pairs=nowhere", "out=x"], "holds no pairs"),
-        ("train_segmenter", ["pairs=nowhere", "out=x"], "holds no pairs"),
+        ("evaluate_lungs", ["pairs=nowhere", "out=x"], "there is no folder"),
+        ("train_segmenter", ["pairs=nowhere", "out=x"], "there is no folder"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(job: str, arguments: list[str], message: str, tmp_path: Path) -> None:

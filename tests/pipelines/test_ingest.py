@@ -444,7 +444,7 @@ def test_padded_crops_of_an_atlas_are_black_outside_the_lungs(archive: Path, tmp
         ({"finder": "atlas"}, "give both, or neither"),
         ({"finder": "projection", "atlas": "somewhere"}, "give both, or neither"),
         ({"finder": "none", "weights": "somewhere"}, "take crop.finder=segmenter"),
-        ({"finder": "atlas", "atlas": "nowhere"}, "put radiographs into images/"),
+        ({"finder": "atlas", "atlas": "nowhere"}, "there is no folder nowhere"),
         ({"finder": "segmenter", "weights": "nowhere"}, "weights nowhere can.t be read"),
     ],
 )
