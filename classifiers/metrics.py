@@ -2,134 +2,259 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, roc_auc_score
 
+from classifiers.curves import pr_curve, reliability, roc_curve
+from classifiers.entries import Entries, checked_probabilities
 from classifiers.errors import EvaluationError
+from classifiers.evaluation import CLASS_FIGURES, Average, ClassEvaluation, Evaluation, Figure, Subgroup
+from classifiers.measures import (
+    BALANCED_ACCURACY,
+    CLASS,
+    MACRO,
+    MACRO_AUC,
+    MACRO_F1,
+    MICRO,
+    ROWS,
+    SAMPLES,
+    WEIGHTED,
+    Key,
+    Measures,
+)  # fmt: skip
+from classifiers.resampling import Patients, exact_interval, percentiles
+from classifiers.tasks import Task
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.integer[Any]]
+Answers = tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]
+Interval = tuple[float | None, float | None]
+
+_NOT_KNOWN: Final[Interval] = (None, None)
+_AVERAGED: Final = tuple(figure for figure in CLASS_FIGURES if figure != "accuracy")
 
 
-@dataclass(frozen=True)
-class ClassMetrics:
-    """One class against the rest. `None` marks a value that these rows do not define.
+def evaluate(
+    task: Task,
+    targets: Integers,
+    probabilities: NDArray[np.floating[Any]],
+    decisions: NDArray[np.bool_],
+    *,
+    patients: Integers | None = None,
+    attributes: Mapping[str, NDArray[np.str_]] = MappingProxyType({}),
+    uncalibrated: NDArray[np.floating[Any]] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Compare probabilities and decisions with the truth.
 
-    Attributes:
-        precision: TP / (TP + FP); None when the class was never decided.
-        recall: TP / (TP + FN), the sensitivity; None when no row is of the class.
-        f1: 2 TP / (2 TP + FP + FN); None when the class neither occurs nor was decided. A class that occurs and was
-            never decided has an undefined precision, but an F1 of 0: its rows were all missed.
-        auc: area under the ROC curve of the class's probability; None when no row, or every row, is of the class.
-        support: rows of the class.
-    """
-
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    auc: float | None
-    support: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found on one split. `None` marks a value that these rows do not define, never 0 or NaN.
-
-    Attributes:
-        n: rows evaluated.
-        accuracy: share of right decisions.
-        balanced_accuracy: mean recall over the task's classes; None when a class is missing from the rows.
-        macro_f1: mean F1 over the task's classes; None when the F1 of a class is.
-        auc: two classes: the AUC of class 1; more: the unweighted mean of the one-vs-rest AUCs (macro). None when a
-            class is missing from the rows.
-        per_class: class name → its metrics, in the task's order.
-        confusion: counts, rows the true class, columns the decided one, in the task's order.
-    """
-
-    n: int
-    accuracy: float
-    balanced_accuracy: float | None
-    macro_f1: float | None
-    auc: float | None
-    per_class: Mapping[str, ClassMetrics]
-    confusion: tuple[tuple[int, ...], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Make it ready for JSON: plain numbers, strings, lists and None."""
-        return asdict(self) | {"confusion": [list(row) for row in self.confusion]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Read what `as_dict` wrote. Raises KeyError or TypeError on anything else."""
-        per_class = {name: ClassMetrics(**metrics) for name, metrics in values["per_class"].items()}
-        confusion = tuple(tuple(row) for row in values["confusion"])
-        return cls(**{**values, "per_class": per_class, "confusion": confusion})
-
-
-def evaluate(y_true: NDArray[np.int64], probabilities: NDArray[np.floating], classes: Sequence[str]) -> Evaluation:
-    """Compare a head's probabilities with the truth; the decision is the most probable class, the first one on a tie.
+    Every figure is what it would be on the known targets alone. Its 95 % interval is that of the same figure on
+    resamples of the patients; those which do not define it are left out, and there is no interval where they are more
+    than half, or where the figure rests on fewer than two patients. A figure of 0 or 1 never varies in a resample: of
+    shares, and of the AUC as a share of disjoint pairs of patients, it gets Clopper and Pearson's interval; a mean over
+    classes the mean of their ends, which is wide rather than narrow; the average precision none.
 
     Args:
-        y_true: int64 (n,), class indices 0..k-1; rows the task leaves unanswered are not to be among them.
-        probabilities: float (n, k), finite.
-        classes: k class names in index order.
+        task: whose classes these are.
+        targets: as `Task.targets` gives them, int64 (n,) or int8 (n, k), without rows wholly unanswered.
+        probabilities: float (n, k), those that decide, calibrated or not.
+        decisions: bool (n, k); exactly one a row where classes exclude each other.
+        patients: int (n,), rows of one number are of one patient. None: every row is a patient of its own.
+        attributes: what subgroups are made of, name → str (n,).
+        uncalibrated: float (n, k), the head's own probabilities, where `probabilities` are calibrated.
+        resamples: of the bootstrap; 0 gives no intervals.
+        seed: of the resamples.
 
     Raises:
-        EvaluationError: on no rows, shapes that do not fit, an index outside 0..k-1, or probabilities not finite.
+        EvaluationError: on no rows, shapes that do not fit, targets that are none, probabilities not finite or outside
+            0 to 1.
     """
-    y_true, k = np.asarray(y_true), len(classes)
-    if y_true.ndim != 1 or np.shape(probabilities) != (len(y_true), k):
-        raise EvaluationError(
-            f"{np.shape(y_true)} targets and {np.shape(probabilities)} probabilities of {k} classes do not fit: "
-            "give (n,) and (n, k) of the same rows"
-        )
-    if len(y_true) == 0:
-        raise EvaluationError("there are no rows to evaluate: leave out a split that has no answered rows")
-    if y_true.min() < 0 or y_true.max() >= k:
-        raise EvaluationError(
-            f"targets run from {y_true.min()} to {y_true.max()} where only 0 to {k - 1} are classes: "
-            "leave out the rows that the task does not answer"
-        )
-    if not np.isfinite(probabilities).all():
-        raise EvaluationError("some probabilities are NaN or infinite: look for the fault in the head that gave them")
-
-    decided = np.argmax(probabilities, axis=1)
-    confusion = confusion_matrix(y_true, decided, labels=range(k))
-    right, of_class, of_decision = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    per_class = {
-        name: ClassMetrics(
-            precision=_ratio(right[i], of_decision[i]),
-            recall=_ratio(right[i], of_class[i]),
-            f1=_ratio(2 * right[i], of_class[i] + of_decision[i]),
-            auc=_one_vs_rest_auc(y_true == i, probabilities[:, i]),
-            support=int(of_class[i]),
-        )
-        for i, name in enumerate(classes)
-    }
-    metrics = list(per_class.values())
+    entries = Entries.of(task, targets, probabilities, decisions)
+    for name, column in {"patients": patients, **attributes}.items():
+        if column is not None and np.shape(column) != (len(entries),):
+            raise EvaluationError(
+                f"{name} of shape {np.shape(column)} do not fit {len(entries)} targets: give one entry a row"
+            )
+    before = None if uncalibrated is None else checked_probabilities(uncalibrated, *entries.known.shape)
+    measures = Measures(entries, Patients(patients, len(entries)))
+    found = _Findings(measures, measures.complete, resamples, seed)
     return Evaluation(
-        n=len(y_true),
-        accuracy=float(right.sum() / len(y_true)),
-        balanced_accuracy=_mean([one.recall for one in metrics]),
-        macro_f1=_mean([one.f1 for one in metrics]),
-        auc=metrics[1].auc if k == 2 else _mean([one.auc for one in metrics]),
-        per_class=per_class,
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        multi_label=task.multi_label,
+        n=len(entries),
+        patients=measures.patients.count,
+        accuracy=found.figure(Key(ROWS, "accuracy")),
+        binary_accuracy=found.figure(Key(MICRO, "accuracy")),
+        balanced_accuracy=found.figure(BALANCED_ACCURACY),
+        averages={over: _average(found, over) for over in (MICRO, MACRO, WEIGHTED, SAMPLES)},
+        per_class={name: _class_evaluation(found, label, before) for label, name in enumerate(task.classes)},
+        confusion=_confusion(entries) if entries.exclusive else None,
+        subgroups=tuple(
+            _subgroup(attribute, value, _Findings(part, part.by_class, resamples, seed), task.classes)
+            for attribute, value, part in _parts(measures, attributes)
+        ),
     )
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return float(part / whole) if whole else None
+def paired_difference(
+    task: Task,
+    targets: Integers,
+    first: Answers,
+    second: Answers,
+    *,
+    patients: Integers | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Mapping[str, Figure]:
+    """How much better the first head is than the second on the same rows, resampling the patients of both together.
+
+    Args:
+        task: whose classes these are.
+        targets: as `evaluate` takes them.
+        first, second: each head's probabilities and decisions, as `evaluate` takes them.
+        patients: int (n,), see `evaluate`.
+        resamples: of the bootstrap.
+        seed: of the resamples.
+
+    Returns:
+        First minus second, by name: `balanced_accuracy`, `macro_auc` and `macro_f1`.
+
+    Raises:
+        EvaluationError: as `evaluate` does.
+    """
+    a, b = (Entries.of(task, targets, *answers) for answers in (first, second))
+    drawn = Patients(patients, len(a))
+    heads = Measures(a, drawn), Measures(b, drawn)
+
+    def differences(weights: Floats) -> dict[Key, Floats]:
+        one, other = (head.by_class(weights) for head in heads)
+        return {key: one[key] - other[key] for key in (BALANCED_ACCURACY, MACRO_AUC, MACRO_F1)}
+
+    value, resampled = _with_resamples(drawn, differences, resamples, seed)
+    found = {
+        key: Figure(_number(value[key][0]), *(percentiles(resampled[key]) if resampled else _NOT_KNOWN))
+        for key in value
+    }
+    return {
+        "balanced_accuracy": found[BALANCED_ACCURACY],
+        "macro_auc": found[MACRO_AUC],
+        "macro_f1": found[MACRO_F1],
+    }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if len(defined) == len(values) else None
+class _Findings:
+    """Figures of the rows as they are, with those of the resamples."""
+
+    def __init__(
+        self, measures: Measures, figures: Callable[[Floats], dict[Key, Floats]], resamples: int, seed: int
+    ) -> None:
+        self.measures = measures
+        self._values, self._resampled = _with_resamples(measures.patients, figures, resamples, seed)
+
+    def value(self, key: Key, label: int | None = None) -> float | None:
+        """The figure, of one class where it has a column a class; None where it is not defined."""
+        values = self._values[key][0]
+        return _number(values if label is None else values[label])
+
+    def figure(self, key: Key, label: int | None = None) -> Figure:
+        """The figure with its interval."""
+        value = self.value(key, label)
+        return Figure(value, *self._interval(value, key, label))
+
+    def _interval(self, value: float | None, key: Key, label: int | None) -> Interval:
+        if self.measures.is_one_question and key == MACRO_AUC:
+            key, label = Key(CLASS, "auc"), self.measures.entries.known.shape[1] - 1
+        patients = self.measures.contributors.get(key)
+        n = None if patients is None else int(patients if label is None else patients[label])
+        if value is None or self._resampled is None or (n is not None and n < 2):
+            return _NOT_KNOWN
+        if value in (0, 1):
+            if n is None:
+                return self._mean_of_ends(key)
+            return _NOT_KNOWN if key.figure == "average_precision" else exact_interval(value, n)
+        resampled = self._resampled[key]
+        return percentiles(resampled if label is None else resampled[:, label])
+
+    def _mean_of_ends(self, key: Key) -> Interval:
+        """Of a mean over classes which all have 0, or all have 1."""
+        figures = self.measures.balanced_parts if key == BALANCED_ACCURACY else (key.figure,)
+        confusions = self.measures.confusions
+        weights = confusions[:, 2:].sum(axis=1) if key.over == WEIGHTED else np.ones(len(confusions))
+        ends = []
+        for label, weight in enumerate(weights):
+            parts = [self.figure(Key(CLASS, figure), label) for figure in figures]
+            if weight == 0 or any(part.value is None for part in parts):
+                continue
+            known = [(part.low, part.high) for part in parts if part.low is not None and part.high is not None]
+            if len(known) < len(parts):
+                return _NOT_KNOWN
+            ends.append((weight, np.mean(known, axis=0)))
+        low, high = np.average([end for _, end in ends], axis=0, weights=[weight for weight, _ in ends])
+        return float(low), float(high)
 
 
-def _one_vs_rest_auc(is_class: NDArray[np.bool_], probability: NDArray[np.floating]) -> float | None:
-    if is_class.all() or not is_class.any():
-        return None
-    return float(roc_auc_score(is_class, probability))
+def _with_resamples(
+    patients: Patients, figures: Callable[[Floats], dict[Key, Floats]], resamples: int, seed: int
+) -> tuple[Mapping[Key, Floats], Mapping[Key, Floats] | None]:
+    """Figures of the rows as they are (1, ...), and of the resamples: None where there are none to draw."""
+    values = figures(np.ones((patients.count, 1)))
+    drawn = resamples > 0 and patients.count > 1
+    return values, patients.resampled(figures, resamples, seed) if drawn else None
+
+
+def _number(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _average(found: _Findings, over: str) -> Average:
+    defined = [found.value(Key(CLASS, "auc"), label) for label in range(found.measures.entries.known.shape[1])]
+    has = ("precision", "recall", "f1") if over == SAMPLES else _AVERAGED
+    figures = {name: found.figure(Key(over, name)) if name in has else Figure(None) for name in _AVERAGED}
+    return Average(over=sum(auc is not None for auc in defined), **figures)
+
+
+def _class_evaluation(found: _Findings, label: int, before: Floats | None) -> ClassEvaluation:
+    entries = found.measures.entries
+    known = entries.known[:, label]
+    truth, probabilities = entries.truth[known, label], entries.probabilities[known, label]
+    tn, fp, fn, tp = found.measures.confusions[label].tolist()
+    return ClassEvaluation(
+        n=int(known.sum()),
+        support=int(truth.sum()),
+        **{figure: found.figure(Key(CLASS, figure), label) for figure in CLASS_FIGURES},
+        confusion=(tn, fp, fn, tp),
+        roc=roc_curve(truth, probabilities),
+        pr=pr_curve(truth, probabilities),
+        reliability=reliability(truth, probabilities),
+        reliability_before=None if before is None else reliability(truth, before[known, label]),
+    )
+
+
+def _confusion(entries: Entries) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, (entries.truth.T.astype(np.int64) @ entries.decided.astype(np.int64)).tolist()))
+
+
+def _parts(whole: Measures, attributes: Mapping[str, NDArray[np.str_]]) -> Iterator[tuple[str, str, Measures]]:
+    """The rows of every value of every attribute."""
+    for attribute, column in attributes.items():
+        for value in np.unique(column):
+            rows = np.asarray(column) == value
+            entries = whole.entries.take(rows)
+            yield attribute, str(value), Measures(entries, Patients(whole.patients.rows[rows], len(entries)))
+
+
+def _subgroup(attribute: str, value: str, found: _Findings, classes: Sequence[str]) -> Subgroup:
+    entries = found.measures.entries
+    return Subgroup(
+        attribute=attribute,
+        value=value,
+        n=len(entries),
+        patients=found.measures.patients.count,
+        support=dict(zip(classes, entries.truth.sum(axis=0).tolist(), strict=True)),
+        auc=found.figure(MACRO_AUC),
+        balanced_accuracy=found.figure(BALANCED_ACCURACY),
+        f1=found.figure(MACRO_F1),
+    )
