@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,11 @@ class Table:
             return spark.createDataFrame([], schema)
         return spark.read.schema(schema).parquet(*locations)
 
+    def files(self) -> Iterator[str]:
+        """The paths of the Parquet files of all committed runs, run by run, inside the table's file system."""
+        for run in self.folder.runs():
+            yield from parquet_files(run)
+
     def append(self, rows: DataFrame, replaced: Sequence[Folder] = ()) -> Folder:
         """Write `rows` as one run; Spark's committer makes it appear at once, when its last task is done.
 
@@ -140,34 +145,28 @@ class Table:
     def rows_in(self, run: Folder) -> int:
         """How many rows a run holds, as its files tell."""
         filesystem = run.filesystem
-        return sum(
-            pq.read_metadata(f"{run.path}/{name}", filesystem=filesystem).num_rows
-            for name in run.names()
-            if name.endswith(".parquet")
-        )
+        return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in parquet_files(run))
 
     def count_by(self, *columns: str) -> Counter[tuple[Any, ...]]:
         """How many rows there are of each combination of values, read file by file, without Spark."""
         counts: Counter[tuple[Any, ...]] = Counter()
-        for run in self.folder.runs():
-            for name in run.names():
-                if name.endswith(".parquet"):
-                    rows = pq.read_table(f"{run.path}/{name}", columns=list(columns), filesystem=run.filesystem)
-                    groups = rows.group_by(list(columns)).aggregate([([], "count_all")])
-                    counts.update({tuple(row[c] for c in columns): row["count_all"] for row in groups.to_pylist()})
+        for path in self.files():
+            rows = pq.read_table(path, columns=list(columns), filesystem=self.folder.filesystem)
+            groups = rows.group_by(list(columns)).aggregate([([], "count_all")])
+            counts.update({tuple(row[c] for c in columns): row["count_all"] for row in groups.to_pylist()})
         return counts
 
     def to_arrow(self, columns: list[str]) -> pa.Table:
         """Some columns of all committed runs, in memory, without Spark."""
         filesystem = self.folder.filesystem
         schema = pa.schema([self.schema.field(name) for name in columns])
-        tables = [
-            pq.read_table(f"{run.path}/{name}", columns=columns, filesystem=filesystem).cast(schema)
-            for run in self.folder.runs()
-            for name in run.names()
-            if name.endswith(".parquet")
-        ]
+        tables = [pq.read_table(path, columns=columns, filesystem=filesystem).cast(schema) for path in self.files()]
         return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def parquet_files(run: Folder) -> Iterator[str]:
+    """The paths of a run's Parquet files, inside its file system."""
+    return (f"{run.path}/{name}" for name in run.names() if name.endswith(".parquet"))
 
 
 def cropper_told() -> Column:
