@@ -16,21 +16,51 @@ HEADS: Final[Mapping[str, type[Head]]] = MappingProxyType(
     {"majority": MajorityHead, "logistic": LogisticHead, "mlp": MLPHead, "xgboost": XGBoostHead}
 )
 
+#: Heads with settings of a published study: name → kind of head, and its parameters.
+PRESETS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = MappingProxyType(
+    {
+        # Vazquez's network on Kermany's images: sigmoid units, 20 % dropout, SGD at 1e-3, 60 epochs. The width of its
+        # hidden layer and its batches are not told where we can read it: the width is this project's default, and 32
+        # rows a batch is Keras's.
+        "vazquez_mlp": (
+            "mlp",
+            MappingProxyType(
+                {
+                    "activation": "sigmoid",
+                    "dropout": 0.2,
+                    "optimizer": "sgd",
+                    "learning_rate": 1e-3,
+                    "weight_decay": 0.0,
+                    "batch_size": 32,
+                    "max_epochs": 60,
+                    "patience": 60,
+                }
+            ),
+        )
+    }
+)
+
+
+def head_names() -> tuple[str, ...]:
+    """Every name that `make_head` takes."""
+    return (*HEADS, *PRESETS)
+
 
 def make_head(name: str, **params: Any) -> Head:  # noqa: ANN401 - every head has parameters of its own
     """Make an unfitted head.
 
     Args:
-        name: one of `HEADS`.
+        name: one of `HEADS`, or of `PRESETS`, whose settings `params` then change.
         params: its constructor's parameters; what is left out keeps its default.
 
     Raises:
         HeadError: when there is no such head, or it has no such parameter; names those that there are. Values are
             checked by `fit`, as everywhere in scikit-learn.
     """
-    if name not in HEADS:
-        raise HeadError(f"unknown head {name!r}: choose one of {', '.join(HEADS)}")
-    known = HEADS[name]().get_params()
+    if name not in head_names():
+        raise HeadError(f"unknown head {name!r}: choose one of {', '.join(head_names())}")
+    kind, settings = PRESETS.get(name, (name, {}))
+    known = HEADS[kind]().get_params()
     if unknown := sorted(set(params) - set(known)):
         raise HeadError(f"head {name!r} has no parameter {', '.join(unknown)}: it takes {', '.join(sorted(known))}")
-    return HEADS[name](**params)
+    return HEADS[kind](**{**settings, **params})

@@ -1,12 +1,11 @@
-"""A trained head with all that its answers mean: task, extractor, thresholds, metrics; its files; its fingerprint."""
+"""A trained head with all that its answers mean: task, extractor, calibration, thresholds, metrics; its files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -14,32 +13,40 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from classifiers.calibration import Calibrator
 from classifiers.errors import ClassifierError, HeadError
 from classifiers.estimator import Head
+from classifiers.evaluation import Evaluation
 from classifiers.heads import HEADS, make_head
-from classifiers.metrics import Evaluation
-from classifiers.report import render_report
+from classifiers.reports.examples import Example
+from classifiers.reports.page import render_report
 from classifiers.tasks import Task
 from classifiers.thresholds import Thresholds
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 HEAD_FILE: Final = "head.json"
 METRICS_FILE: Final = "metrics.json"
 REPORT_FILE: Final = "report.html"
 
 
-class Calibration(StrEnum):
-    """What was done to make a probability of 0.8 come true eight times in ten."""
-
-    NONE = "none"
-
-
 @dataclass(frozen=True)
 class SplitCounts:
-    """Rows of one split: those of every class, by name, and those that the task leaves unanswered and no fit sees."""
+    """What one split holds.
 
+    Attributes:
+        rows: those that the task answers, for one class at least.
+        patients: how many they are of.
+        per_class: class name → rows of the class.
+        unknown: class name → rows whose target for it is not known; they count nowhere. 0 where classes exclude
+            each other.
+        unanswered: rows that the task does not answer at all, which no fit and no metric sees.
+    """
+
+    rows: int
+    patients: int
     per_class: Mapping[str, int]
+    unknown: Mapping[str, int]
     unanswered: int
 
 
@@ -48,12 +55,15 @@ class Scores:
     """A head's answers.
 
     Attributes:
-        probabilities: float64 (n, k), NOT calibrated; rows sum to 1.
+        probabilities: float64 (n, k), calibrated as the head's calibrator says; rows sum to 1 where classes exclude
+            each other.
         decisions: bool (n, k), by the head's thresholds.
+        uncalibrated: float64 (n, k), the head's own probabilities.
     """
 
     probabilities: NDArray[np.float64]
     decisions: NDArray[np.bool_]
+    uncalibrated: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,9 +77,11 @@ class TrainedHead:
         metrics: split name → evaluation of the head; splits with no answered rows are absent.
         baseline: split name → evaluation of the majority head on the same rows.
         class_counts: split name → its rows, train included.
+        balanced_counts: class name → rows of the class that the fit saw, after balancing.
+        learning_curves: what was watched while fitting, name → a value per epoch, round or iteration.
         provenance: where the features and labels are from, in words, for the report: what → from where.
-        thresholds: the rule that turns probabilities into decisions.
-        calibration: what calibrated the probabilities: nothing, so far.
+        calibrator: maps the head's own probabilities to calibrated ones.
+        thresholds: turn probabilities into decisions.
 
     Raises:
         HeadError: when the head is of no known kind, or was fitted on other labels than the task's class indices.
@@ -81,16 +93,19 @@ class TrainedHead:
     metrics: Mapping[str, Evaluation]
     baseline: Mapping[str, Evaluation]
     class_counts: Mapping[str, SplitCounts]
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    calibration: Calibration = Calibration.NONE
+    balanced_counts: Mapping[str, int]
+    learning_curves: Mapping[str, tuple[float, ...]]
+    provenance: Mapping[str, str]
+    calibrator: Calibrator
+    thresholds: Thresholds
 
     def __post_init__(self) -> None:
         """Refuse a head that could not be stored, or whose columns are not the task's classes."""
         check_is_fitted(self.head)
         if type(self.head) not in HEADS.values():
             raise HeadError(f"{type(self.head).__name__} is no head that can be stored: use one of {', '.join(HEADS)}")
-        if not np.array_equal(self.head.classes_, np.arange(len(self.task.classes))):
+        is_alike = self.head.multi_label_ == self.task.multi_label
+        if not is_alike or not np.array_equal(self.head.classes_, np.arange(len(self.task.classes))):
             raise HeadError(
                 f"the head was fitted on the labels {self.head.classes_.tolist()}, task {self.task.name!r} has the "
                 f"class indices 0 to {len(self.task.classes) - 1}: fit it on the task's targets"
@@ -115,7 +130,7 @@ class TrainedHead:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the canonical JSON of all that changes the answers, the weights' hash included."""
-        return _sha256(_canonical(self._identity(_sha256(self.head.weights_to_bytes()))))
+        return _sha256(_canonical(self._identity(_hashes(self.head.weights_to_files()))))
 
     def check_extractor(self, extractor: str) -> None:
         """Make sure that features are of the head's own extractor.
@@ -146,30 +161,36 @@ class TrainedHead:
             HeadError: on another width, or values that are not finite.
         """
         empty = np.shape(features) == (0, self.feature_dim)
-        probabilities = np.empty((0, len(self.task.classes))) if empty else self.head.predict_proba(features)
-        return Scores(probabilities, self.thresholds.decide(probabilities))
+        own = np.empty((0, len(self.task.classes))) if empty else self.head.predict_proba(features)
+        calibrated = self.calibrator(own)
+        return Scores(calibrated, self.thresholds.decide(calibrated, own), own)
 
-    def to_files(self) -> dict[str, bytes]:
+    def to_files(self, examples: Sequence[Example] = ()) -> dict[str, bytes]:
         """Give the head's files, by name: head.json, its weights, metrics.json, report.html. No clock, no pickle: the
         same head gives the same bytes.
+
+        Args:
+            examples: images that the report shows.
         """
-        weights = self.head.weights_to_bytes()
-        identity = self._identity(_sha256(weights))
+        weights = self.head.weights_to_files()
+        identity = self._identity(_hashes(weights))
         metrics = _readable(
             {
-                "calibration": self.calibration.value,
+                "task_description": self.task.description,
                 "provenance": dict(self.provenance),
                 "metrics": {split: evaluation.as_dict() for split, evaluation in self.metrics.items()},
                 "baseline": {split: evaluation.as_dict() for split, evaluation in self.baseline.items()},
                 "class_counts": {split: asdict(counts) for split, counts in self.class_counts.items()},
+                "balanced_counts": dict(self.balanced_counts),
+                "learning_curves": {name: list(curve) for name, curve in self.learning_curves.items()},
             }
         )
         about = {"identity": identity, "fingerprint": _sha256(_canonical(identity)), "metrics_sha256": _sha256(metrics)}
         return {
             HEAD_FILE: _readable(about),
-            self.head.weights_file: weights,
+            **weights,
             METRICS_FILE: metrics,
-            REPORT_FILE: render_report(self).encode(),
+            REPORT_FILE: render_report(self, examples).encode(),
         }
 
     @classmethod
@@ -212,8 +233,7 @@ class TrainedHead:
         folder = Path(folder)
         if not folder.is_dir():
             raise HeadError(f"there is no folder {folder}: give the folder that `save` or the train job wrote")
-        names = {HEAD_FILE, METRICS_FILE} | {kind.weights_file for kind in HEADS.values()}
-        return cls.from_files({path.name: path.read_bytes() for path in folder.iterdir() if path.name in names})
+        return cls.from_files({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
 
     @classmethod
     def _read(cls, files: Mapping[str, bytes]) -> Self:
@@ -225,40 +245,47 @@ class TrainedHead:
                 "use the code's version that stored it, or train the head anew"
             )
         head = make_head(identity["head"], **identity["params"])
-        weights, metrics = _file(files, head.weights_file), _file(files, METRICS_FILE)
-        for name, found, written in (
-            (HEAD_FILE, _sha256(_canonical(identity)), about["fingerprint"]),
-            (head.weights_file, _sha256(weights), identity["weights_sha256"]),
-            (METRICS_FILE, _sha256(metrics), about["metrics_sha256"]),
-        ):
-            if found != written:
+        metrics = _file(files, METRICS_FILE)
+        weights = {name: _file(files, name) for name in identity["weights_sha256"]}
+        written = {HEAD_FILE: about["fingerprint"], METRICS_FILE: about["metrics_sha256"], **identity["weights_sha256"]}
+        found = {HEAD_FILE: _sha256(_canonical(identity)), METRICS_FILE: _sha256(metrics), **_hashes(weights)}
+        for name, sha256 in written.items():
+            if found[name] != sha256:
                 raise HeadError(
-                    f"{name} has SHA-256 {found}, {HEAD_FILE} says {written}: the file was damaged or edited; "
+                    f"{name} has SHA-256 {found[name]}, {HEAD_FILE} says {sha256}: the file was damaged or edited; "
                     "copy the head anew from where it was made"
                 )
-        task = Task(identity["task"]["name"], tuple(identity["task"]["classes"]))
         results = json.loads(metrics)
+        task = Task.from_dict(identity["task"] | {"description": results["task_description"]})
         return cls(
-            head=head.restore(weights, n_features=identity["feature_dim"], n_classes=len(task.classes)),
+            head=head.restore(
+                weights,
+                n_features=identity["feature_dim"],
+                n_classes=len(task.classes),
+                multi_label=task.multi_label,
+            ),
             task=task,
             extractor=identity["extractor"],
             metrics={split: Evaluation.from_dict(values) for split, values in results["metrics"].items()},
             baseline={split: Evaluation.from_dict(values) for split, values in results["baseline"].items()},
             class_counts={split: SplitCounts(**counts) for split, counts in results["class_counts"].items()},
+            balanced_counts=results["balanced_counts"],
+            learning_curves={name: tuple(curve) for name, curve in results["learning_curves"].items()},
             provenance=results["provenance"],
+            calibrator=Calibrator.from_dict(identity["calibration"]),
             thresholds=Thresholds.from_dict(identity["thresholds"]),
-            calibration=Calibration(identity["calibration"]),
         )
 
-    def _identity(self, weights_sha256: str) -> dict[str, Any]:
+    def _identity(self, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION,
             "head": self.head_name,
             "params": self.params,
-            "weights_sha256": weights_sha256,
-            "task": {"name": self.task.name, "classes": list(self.task.classes)},
+            "weights_sha256": dict(weights_sha256),
+            # How a question is worded changes no answer.
+            "task": {key: value for key, value in self.task.as_dict().items() if key != "description"},
+            "calibration": self.calibrator.as_dict(),
             "thresholds": self.thresholds.as_dict(),
-            "calibration": self.calibration.value,
             "extractor": self.extractor,
             "feature_dim": self.feature_dim,
         }
@@ -285,6 +312,10 @@ def _canonical(value: dict[str, Any]) -> bytes:
 def _readable(value: dict[str, Any]) -> bytes:
     """JSON for people. Keys keep their order: the confusion's rows are in the order of the classes."""
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: _sha256(content) for name, content in files.items()}
 
 
 def _sha256(content: bytes) -> str:

@@ -1,68 +1,64 @@
-"""Features to heads: joins vectors and findings on image_id, trains, and keeps the head as a committed run."""
+"""Features to heads: trains on labelled vectors, and keeps the head with its report as a committed run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
-from classifiers.heads import HEADS, make_head
-from classifiers.metrics import Evaluation
-from classifiers.tasks import TASKS, Task, get_task
+from classifiers.calibration import Calibration
+from classifiers.evaluation import Evaluation, Figure
+from classifiers.heads import head_names, make_head
+from classifiers.reports.examples import Example, worst_errors
+from classifiers.tasks import get_task
+from classifiers.thresholds import ThresholdRule
 from classifiers.trained import TrainedHead
-from classifiers.training import SplitFeatures, train_head
+from classifiers.training import RESAMPLES, check_rules, train_head
 from pipelines import __version__
 from pipelines.config import LakeConfig
-from pipelines.errors import LakeError
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text
+from pipelines.labelled import Labelled, read_labelled
 from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.progress import clock
-from pipelines.splits import Split
+from pipelines.stored_heads import save_head
+from pipelines.thumbnails import thumbnails
+
+#: Wrong decisions that the report shows.
+EXAMPLES = 12
 
 
 class TrainConfig(LakeConfig):
     """Settings of jobs/train_head.py."""
 
-    task: str = Field(description=f"the question: {', '.join(TASKS)}")
-    head: str = Field(description=f"the kind of head: {', '.join(HEADS)}")
-    params: dict[str, Any] = Field({}, description="the head's own parameters, as params.NAME=VALUE; see classifiers/")
+    task: str = Field(description="the question: a task of conf/tasks/, by its name, or the path of a YAML file")
+    head: str = Field(description=f"the kind of head: {', '.join(head_names())}")
+    params: dict[str, Any] = Field(
+        {}, description="the head's own parameters, as params.NAME=VALUE, params.balance=… among them; see classifiers/"
+    )
+    calibration: Calibration | None = Field(
+        None, description="how probabilities are calibrated on val; null: platt where there is a val split"
+    )
+    threshold: ThresholdRule | None = Field(
+        None,
+        description="how probabilities become decisions; null: argmax for exclusive classes, best_f1 (on val) for labels",
+    )
+    threshold_value: float | None = Field(
+        None, description="what the rule asks for: the fixed threshold (0.5), the sensitivity, the precision"
+    )
     name: str | None = Field(
         None, pattern=r"^[\w.-]+$", description="where the head is kept: heads/TASK/NAME; null: the kind of head"
     )
     extractor: str | None = Field(
         None, description="fingerprint (or its start) of the features to train on; null: the only ones in the lake"
     )
-
-
-@dataclass(frozen=True)
-class LabelledFeatures:
-    """Vectors with what is known about their images, row by row.
-
-    Attributes:
-        features: float32 (n, d).
-        findings: n maps of finding to 1, 0, -1.
-        splits: n names of splits.
-        without_features: studies that have no vector yet.
-        images: how many images and patients of which data set, in words.
-    """
-
-    features: npt.NDArray[np.float32]
-    findings: list[Mapping[str, int]]
-    splits: npt.NDArray[np.str_]
-    without_features: int
-    images: str
-
-    def split(self, name: Split, targets: npt.NDArray[np.int64]) -> SplitFeatures | None:
-        """The rows of one split; None when it has none."""
-        rows = np.flatnonzero(self.splits == str(name))
-        return SplitFeatures(self.features[rows], targets[rows]) if rows.size else None
+    memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="memory that features may take; what does not fit goes to files under TMPDIR, which is slower; "
+        "null: half of what is free",
+    )
+    resamples: int = Field(RESAMPLES, ge=0, description="of patients, behind every interval")
 
 
 def train(config: TrainConfig) -> JobRecord:
@@ -77,51 +73,46 @@ def train(config: TrainConfig) -> JobRecord:
     lake = Lake.open(config.lake)
     extractor = lake.choose_extractor(config.extractor)
     record = JobRecord("train_head", config)
+    memory = None if config.memory_gb is None else int(config.memory_gb * 2**30)
     with record.time("read"):
-        labelled = read_labelled(lake, extractor)
-    _check_findings(task, labelled)
-    targets = task.targets(labelled.findings)
-    splits = {name: labelled.split(name, targets) for name in Split}
-    train_rows = splits[Split.TRAIN]
-    if train_rows is None:
-        raise LakeError(
-            "no study of the train split has features. Ingest with a train split, then extract its features."
-        )
-    with record.time("train"):
-        trained = train_head(
-            task,
-            config.head,
-            train_rows,
-            extractor=extractor,
-            val=splits[Split.VAL],
-            test=splits[Split.TEST],
-            params=config.params,
-            provenance={
-                "Images": labelled.images,
-                "Features": _describe_features(lake, extractor),
-                "Trained": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
-            },
-        )
-    record.count("features", len(labelled.features))
-    record.count("studies without features", labelled.without_features)
-    for split, counts in trained.class_counts.items():
-        record.count(f"{split}: unanswered", counts.unanswered)
-        for name, number in counts.per_class.items():
-            record.count(f"{split}: {name}", number)
-    record.extra["head"] = trained.fingerprint
-    record.extra["extractor"] = extractor
-    run = save_head(lake, config.name or config.head, trained, record)
-    record.summary = _summary(record, trained, run)
+        labelled = read_labelled(lake, extractor, task, memory=memory)
+    with labelled:
+        check_rules(config.calibration, config.threshold, has_val=labelled.val is not None)
+        with record.time("train"):
+            trained = train_head(
+                task,
+                config.head,
+                labelled.train,
+                extractor=extractor,
+                val=labelled.val,
+                test=labelled.test,
+                params=config.params,
+                calibration=config.calibration,
+                threshold=config.threshold,
+                threshold_value=config.threshold_value,
+                provenance={
+                    "Images": labelled.images,
+                    "Features": _describe_features(lake, extractor),
+                    "Trained": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
+                },
+                resamples=config.resamples,
+            )
+        with record.time("report"):
+            examples = _worst_errors(lake, trained, labelled)
+            _count(record, labelled, trained)
+            run = save_head(lake, config.name or config.head, trained, record, examples)
+    record.summary = _summary(record, trained, labelled, run)
     return record
 
 
-def _check_findings(task: Task, labelled: LabelledFeatures) -> None:
-    there = {name for findings in labelled.findings for name in findings}
-    if missing := [name for name in task.classes if name not in there]:
-        raise LakeError(
-            f"task '{task.name}' needs findings that this lake does not have: {', '.join(missing)}. It has: "
-            f"{', '.join(sorted(there)) or 'none'}. Check how the label file spells them."
-        )
+def _worst_errors(lake: Lake, trained: TrainedHead, labelled: Labelled) -> list[Example]:
+    """Of the split that the report stands on, with their crops."""
+    rows = labelled.test or labelled.val
+    if rows is None or rows.image_ids is None:
+        return []
+    errors = worst_errors(trained.task, rows.targets, trained.score(rows.features), rows.image_ids, EXAMPLES)
+    crops = thumbnails(lake.studies, {one.image_id for one in errors})
+    return [one.with_crop(crops.get(one.image_id)) for one in errors]
 
 
 def _describe_features(lake: Lake, extractor: str) -> str:
@@ -129,110 +120,82 @@ def _describe_features(lake: Lake, extractor: str) -> str:
     return f"{card['backbone']} {card['precision']}, weights {card['weights']}"
 
 
-def read_labelled(lake: Lake, extractor: str) -> LabelledFeatures:
-    """All vectors of one extractor with their findings and splits, joined on image_id.
-
-    Raises:
-        LakeError: if features belong to no study.
-    """
-    studies = lake.studies.to_arrow(["image_id", "findings", "split", "dataset", "patient_key"])
-    vectors = lake.features(extractor).to_arrow(["image_id", "features"])
-    rows = pc.index_in(vectors["image_id"], value_set=studies["image_id"].combine_chunks())
-    if rows.null_count:
-        raise LakeError(
-            f"{rows.null_count:,} features belong to no study in '{lake.folder.uri}'. Were runs of studies removed? "
-            "Remove the features of this extractor too and extract them again."
-        )
-    matched = studies.take(rows)
-    return LabelledFeatures(
-        features=as_matrix(vectors["features"]),
-        findings=[dict(pairs) for pairs in matched["findings"].to_pylist()],
-        splits=matched["split"].to_numpy(zero_copy_only=False).astype(np.str_),
-        without_features=studies.num_rows - pc.count_distinct(rows).as_py(),
-        images="; ".join(
-            f"{row['dataset']}, {row['image_id_count']:,} images of {row['patient_key_count_distinct']:,} patients"
-            for row in matched.group_by("dataset")
-            .aggregate([("image_id", "count"), ("patient_key", "count_distinct")])
-            .to_pylist()
-        ),
-    )
+def _count(record: JobRecord, labelled: Labelled, trained: TrainedHead) -> None:
+    for split, counts in trained.class_counts.items():
+        record.count(f"{split}: rows", counts.rows)
+        for name, number in counts.per_class.items():
+            record.count(f"{split}: {name}", number)
+    for split, number in labelled.unanswered.items():
+        record.count(f"{split}: unanswered", number)
+    record.count("studies without features", labelled.without_features)
+    record.count("bytes on disk for want of memory", labelled.spilled)
+    record.extra |= {"head": trained.fingerprint, "extractor": trained.extractor}
 
 
-def as_matrix(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
-    """A column of lists of one length as float32 (n, d)."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    parts = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), -1) for chunk in chunks if len(chunk)]
-    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-
-
-def save_head(lake: Lake, name: str, trained: TrainedHead, record: JobRecord) -> Folder:
-    """Keep a head as a new run of heads/TASK/NAME; earlier runs stay."""
-    run = lake.head_runs(trained.task.name, name).new_run()
-    for file, content in trained.to_files().items():
-        run.write(file, content)
-    run.write_json("run.json", record.as_dict())
-    run.commit()
-    return run
-
-
-def load_head(lake: Lake, reference: str) -> TrainedHead:
-    """The newest run of the head `task/name`, or the run `task/name/run=…`.
-
-    Raises:
-        LakeError: if there is none; tells the heads that are there.
-        HeadError: if its files are damaged.
-    """
-    task, _, rest = reference.partition("/")
-    name, _, wanted = rest.partition("/")
-    runs = lake.head_runs(task, name).runs() if name else []
-    matching = [run for run in runs if wanted in ("", run.name)]
-    if not matching:
-        there = ", ".join(lake.heads()) or "none; train one with jobs/train_head.py"
-        raise LakeError(f"there is no head '{reference}' in '{lake.folder.uri}'. Heads there: {there}.")
-    run = matching[-1]
-    return TrainedHead.from_files({file: run.read(file) for file in run.names() if not file.startswith((".", "_"))})
-
-
-def _summary(record: JobRecord, trained: TrainedHead, run: Folder) -> str:
+def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: Folder) -> str:
     rows: dict[str, object] = {
-        "rows": ", ".join(f"{split} {sum(c.per_class.values()):,}" for split, c in trained.class_counts.items()),
-        "unanswered": sum(counts.unanswered for counts in trained.class_counts.values()),
-        "time": f"read {clock(record.timings['read'])}, train {clock(record.timings['train'])}",
+        "rows": ", ".join(
+            f"{split} {counts.rows:,} of {counts.patients:,} patients" for split, counts in trained.class_counts.items()
+        ),
+        "unanswered": sum(labelled.unanswered.values()),
+        "balance": f"{trained.params['balance']}: {_listed(trained.balanced_counts)}",
+        "probabilities": trained.calibrator.describe(),
+        "decisions": trained.thresholds.describe(),
+        "time": ", ".join(f"{name} {clock(seconds)}" for name, seconds in record.timings.items()),
     }
-    if record.counts["studies without features"]:
-        rows["not trained on"] = f"{record.counts['studies without features']:,} studies that have no features yet"
+    if labelled.without_features:
+        rows["not trained on"] = f"{labelled.without_features:,} studies that have no features yet"
+    if labelled.spilled:
+        rows["on disk"] = f"{labelled.spilled / 2**30:.1f} GiB of features, for want of memory"
     lines = [summary_text(f"Trained {trained.head_name} for {trained.task.name}", rows)]
     if not trained.metrics:
         lines.append("no val or test rows: nothing is known about how good this head is")
     elif "test" not in trained.metrics:
-        lines.append("there is no test split: these metrics stand on validation, where mlp and xgboost also stop early")
+        lines.append("there is no test split: these figures stand on val, which training looked at")
     for split, evaluation in trained.metrics.items():
         lines.append(_metrics_text(split, evaluation, trained.baseline[split]))
     lines += [
         "",
-        "probabilities are not calibrated; research use only",
+        "research use only",
         f"head    {run.uri}",
         f"report  {run.uri}/report.html",
     ]
     return "\n".join(lines)
 
 
+def _listed(counts: dict[str, int] | Any) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
 def _metrics_text(split: str, evaluation: Evaluation, baseline: Evaluation) -> str:
-    width = max(len(name) for name in evaluation.per_class)
+    name, headline = evaluation.headline
+    width = max(len(each) for each in evaluation.per_class)
+    defined = evaluation.averages["macro"].over
     lines = [
         "",
-        f"{split}: accuracy {_shown(evaluation.accuracy)} (majority {_shown(baseline.accuracy)}), "
+        f"{split}: {name} {_with_interval(headline)} (majority {_shown(baseline.headline[1])}), "
+        f"accuracy {_shown(evaluation.accuracy)} (majority {_shown(baseline.accuracy)}), "
         f"AUC {_shown(evaluation.auc)}, macro F1 {_shown(evaluation.macro_f1)}, n {evaluation.n:,}",
-        f"  {''.ljust(width)}  precision  recall      F1     AUC  support   decided as "
-        + " / ".join(evaluation.per_class),
     ]
-    for (name, each), decided in zip(evaluation.per_class.items(), evaluation.confusion, strict=True):
+    if defined < len(evaluation.per_class):
+        lines.append(f"  AUCs are means over {defined} of {len(evaluation.per_class)} classes: the others have no row")
+    confusion = evaluation.confusion
+    decided_as = "" if confusion is None else "   decided as " + " / ".join(evaluation.per_class)
+    lines.append(f"  {''.ljust(width)}  precision  recall      F1     AUC (95 % interval)  support{decided_as}")
+    for index, (label, each) in enumerate(evaluation.per_class.items()):
+        decided = "" if confusion is None else "   " + " / ".join(f"{number:,}" for number in confusion[index])
         lines.append(
-            f"  {name.ljust(width)}  {_shown(each.precision):>9}  {_shown(each.recall):>6}  {_shown(each.f1):>6}"
-            f"  {_shown(each.auc):>6}  {each.support:>7,}   " + " / ".join(f"{number:,}" for number in decided)
+            f"  {label.ljust(width)}  {_shown(each.precision):>9}  {_shown(each.recall):>6}  {_shown(each.f1):>6}"
+            f"  {_with_interval(each.auc):>20}  {each.support:>7,}{decided}"
         )
     return "\n".join(lines)
 
 
-def _shown(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
+def _with_interval(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return _shown(figure)
+    return f"{figure.value:.3f} ({figure.low:.2f} to {figure.high:.2f})"
+
+
+def _shown(figure: Figure) -> str:
+    return "n/a" if figure.value is None else f"{figure.value:.3f}"

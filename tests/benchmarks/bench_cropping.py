@@ -47,7 +47,7 @@ from pipelines.ingest import CropConfig, IngestConfig, ingest
 from pipelines.lake import Lake
 from pipelines.splits import Split
 from pipelines.tables import Table
-from pipelines.train import as_matrix
+from pipelines.stored_features import as_matrix
 
 DEFAULT_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 WHOLE = "whole image"

@@ -1,0 +1,42 @@
+"""Heads in a lake: kept as committed runs, and found again by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from classifiers.reports.examples import Example
+from classifiers.trained import TrainedHead
+from pipelines.errors import LakeError
+from pipelines.folders import Folder
+from pipelines.job import JobRecord
+from pipelines.lake import Lake
+
+
+def save_head(
+    lake: Lake, name: str, trained: TrainedHead, record: JobRecord, examples: Sequence[Example] = ()
+) -> Folder:
+    """Keep a head as a new run of heads/TASK/NAME; earlier runs stay."""
+    run = lake.head_runs(trained.task.name, name).new_run()
+    for file, content in trained.to_files(examples).items():
+        run.write(file, content)
+    run.write_json("run.json", record.as_dict())
+    run.commit()
+    return run
+
+
+def load_head(lake: Lake, reference: str) -> TrainedHead:
+    """The newest run of the head `task/name`, or the run `task/name/run=…`.
+
+    Raises:
+        LakeError: if there is none; tells the heads that are there.
+        HeadError: if its files are damaged.
+    """
+    task, _, rest = reference.partition("/")
+    name, _, wanted = rest.partition("/")
+    runs = lake.head_runs(task, name).runs() if name else []
+    matching = [run for run in runs if wanted in ("", run.name)]
+    if not matching:
+        there = ", ".join(lake.heads()) or "none; train one with jobs/train_head.py"
+        raise LakeError(f"there is no head '{reference}' in '{lake.folder.uri}'. Heads there: {there}.")
+    run = matching[-1]
+    return TrainedHead.from_files({file: run.read(file) for file in run.names() if not file.startswith((".", "_"))})
