@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from classifiers.report import FEW_IMAGES
+from classifiers.reports.results import FEW_IMAGES
 from pipelines.exploration.html import percent, whole_percent
 from pipelines.exploration.survey import Contrast, Share, Survey, quantile
 from pipelines.splits import Split

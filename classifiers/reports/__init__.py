@@ -1,0 +1,1 @@
+"""Pages about heads: self-contained HTML, with no script and nothing to load."""
