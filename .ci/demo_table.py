@@ -14,18 +14,28 @@ def main(lake: Path, seconds: int) -> None:
         task, head = file.parts[-4:-2]
         test = json.loads(file.read_text())["metrics"].get("test")
         if test:
-            rows.append((task, head, test["n"], test["accuracy"], test["auc"], test["macro_f1"]))
+            macro = test["averages"]["macro"]
+            rows.append((task, head, test["n"], test["accuracy"], test["balanced_accuracy"], macro["auc"], macro["f1"]))
     write = sys.stdout.write
     write(
         "Results on the phantoms' test split (untrained backbone, drawn images: this checks the way, not medicine)\n\n"
     )
-    write(f"{'task':12} {'head':10} {'n':>4} {'accuracy':>9} {'AUC':>7} {'macro F1':>9}\n")
-    for task, head, n, *values in rows:
-        shown = ["n/a" if value is None else f"{value:.3f}" for value in values]
-        write(f"{task:12} {head:10} {n:4} {shown[0]:>9} {shown[1]:>7} {shown[2]:>9}\n")
+    write(
+        f"{'task':12} {'head':10} {'n':>4} {'accuracy':>9} {'balanced':>9} {'AUC (95 % interval)':>22} {'macro F1':>9}\n"
+    )
+    for task, head, n, *figures in rows:
+        accuracy, balanced, _, f1 = (shown(figure["value"]) for figure in figures)
+        auc = figures[2]
+        interval = "" if auc["low"] is None else f" ({auc['low']:.2f} to {auc['high']:.2f})"
+        write(f"{task:12} {head:10} {n:4} {accuracy:>9} {balanced:>9} {shown(auc['value']) + interval:>22} {f1:>9}\n")
     write(f"\nlake         {lake}\na report     {files[-1].with_name('report.html')}\n")
     write(f"predictions  {lake}/predictions\n")
     write(f"time         {seconds // 60}:{seconds % 60:02}\n")
+
+
+def shown(value: float | None) -> str:
+    """A figure; n/a where the rows do not define it."""
+    return "n/a" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

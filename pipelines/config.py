@@ -23,7 +23,10 @@ HELP_WIDTH = 100
 
 
 class Config(pydantic.BaseModel):
-    """Base of every job's config: unknown keys are refused, values never change after validation."""
+    """Base of every job's config: unknown keys are refused, values never change after validation.
+
+    A key that is a word of Python's is a field of another name with the key as its alias.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -171,8 +174,8 @@ def yaml_value(value: object) -> str:
 
 def _keys(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, str, FieldInfo]]:
     """(dotted key, type as text, field) of every leaf."""
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
+    for field_name, field in model.model_fields.items():
+        name, annotation = field.alias or field_name, field.annotation
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
             yield from _keys(annotation, f"{prefix}{name}.")
         else:
@@ -189,6 +192,8 @@ def _type_name(annotation: object) -> str:
         return "null"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return "|".join(str(member.value) for member in annotation)
+    if origin is dict:
+        return "mapping"
     if origin is tuple:
         return f"[{_type_name(typing.get_args(annotation)[0])},…]"
     return getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)

@@ -20,10 +20,19 @@ class Progress:
         verb: what is being done, as the line's first word.
         total: how many images there are; None when nobody knows yet.
         done: how many are done; called from another thread.
+        unit: what is counted, where it is not images.
     """
 
-    def __init__(self, verb: str, total: int | None, done: Callable[[], int], stream: TextIO | None = None) -> None:
-        self._verb, self._total, self._done = verb, total, done
+    def __init__(
+        self,
+        verb: str,
+        total: int | None,
+        done: Callable[[], int],
+        stream: TextIO | None = None,
+        *,
+        unit: str = "images",
+    ) -> None:
+        self._verb, self._total, self._done, self._unit = verb, total, done, unit
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._stop = threading.Event()
@@ -49,7 +58,7 @@ class Progress:
             self._tell()
 
     def _tell(self) -> None:
-        line = progress_line(self._verb, self._done(), self._total, time.monotonic() - self._start)
+        line = progress_line(self._verb, self._done(), self._total, time.monotonic() - self._start, self._unit)
         if self._live:
             # Blanks wipe what a longer line before this one left behind.
             self._stream.write("\r" + line.ljust(self._width))
@@ -59,14 +68,15 @@ class Progress:
         self._stream.flush()
 
 
-def progress_line(verb: str, done: int, total: int | None, seconds: float) -> str:
+def progress_line(verb: str, done: int, total: int | None, seconds: float, unit: str = "images") -> str:
     """One line, such as `extract  3,120/5,216 images  59%  45.1 images/s  0:46 left`."""
     speed = done / seconds if seconds > 0 else 0.0
     count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-    parts = [f"{verb}  {count} images"]
+    parts = [f"{verb}  {count} {unit}"]
     if total:
         parts.append(f"{100 * done // total}%")
-    parts.append(f"{speed:,.1f} images/s")
+    if unit == "images" or speed >= 0.05:  # what takes minutes each has no speed worth telling
+        parts.append(f"{speed:,.1f} {unit}/s")
     if total is not None and done >= total:
         parts.append(f"{clock(seconds)} in all")
     elif total is not None and speed > 0:

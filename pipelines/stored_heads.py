@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from classifiers.reports.examples import Example
 from classifiers.trained import TrainedHead
@@ -13,11 +13,26 @@ from pipelines.lake import Lake
 
 
 def save_head(
-    lake: Lake, name: str, trained: TrainedHead, record: JobRecord, examples: Sequence[Example] = ()
+    lake: Lake,
+    name: str,
+    trained: TrainedHead,
+    record: JobRecord,
+    *,
+    examples: Sequence[Example] = (),
+    beside: Mapping[str, bytes] | None = None,
 ) -> Folder:
-    """Keep a head as a new run of heads/TASK/NAME; earlier runs stay."""
+    """Keep a head as a new run of heads/TASK/NAME; earlier runs stay.
+
+    Args:
+        lake: where to.
+        name: the head's.
+        trained: what is kept.
+        record: of the job that trained it.
+        examples: images that its report shows.
+        beside: other files of the run, by name.
+    """
     run = lake.head_runs(trained.task.name, name).new_run()
-    for file, content in trained.to_files(examples).items():
+    for file, content in {**trained.to_files(examples), **(beside or {})}.items():
         run.write(file, content)
     run.write_json("run.json", record.as_dict())
     run.commit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -21,6 +22,7 @@ from pipelines.job import JobRecord, summary_text
 from pipelines.labelled import Labelled, read_labelled
 from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.progress import clock
+from pipelines.search import SEARCH_TABLE, SearchConfig, run_search, search_file, search_lines
 from pipelines.stored_heads import save_head
 from pipelines.thumbnails import thumbnails
 
@@ -59,6 +61,7 @@ class TrainConfig(LakeConfig):
         "null: half of what is free",
     )
     resamples: int = Field(RESAMPLES, ge=0, description="of patients, behind every interval")
+    search: SearchConfig = SearchConfig()
 
 
 def train(config: TrainConfig) -> JobRecord:
@@ -78,6 +81,9 @@ def train(config: TrainConfig) -> JobRecord:
         labelled = read_labelled(lake, extractor, task, memory=memory)
     with labelled:
         check_rules(config.calibration, config.threshold, has_val=labelled.val is not None)
+        with record.time("search"):
+            found = run_search(config.search, config.head, config.params, task, labelled.train)
+        params = config.params | (dict(found.best_params) if found else {})
         with record.time("train"):
             trained = train_head(
                 task,
@@ -86,13 +92,14 @@ def train(config: TrainConfig) -> JobRecord:
                 extractor=extractor,
                 val=labelled.val,
                 test=labelled.test,
-                params=config.params,
+                params=params,
                 calibration=config.calibration,
                 threshold=config.threshold,
                 threshold_value=config.threshold_value,
                 provenance={
                     "Images": labelled.images,
                     "Features": _describe_features(lake, extractor),
+                    **({"Search on train": found.describe()} if found else {}),
                     "Trained": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
                 },
                 resamples=config.resamples,
@@ -100,8 +107,9 @@ def train(config: TrainConfig) -> JobRecord:
         with record.time("report"):
             examples = _worst_errors(lake, trained, labelled)
             _count(record, labelled, trained)
-            run = save_head(lake, config.name or config.head, trained, record, examples)
-    record.summary = _summary(record, trained, labelled, run)
+            beside = {SEARCH_TABLE: search_file(found)} if found else {}
+            run = save_head(lake, config.name or config.head, trained, record, examples=examples, beside=beside)
+    record.summary = _summary(record, trained, labelled, run, search_lines(found) if found else [])
     return record
 
 
@@ -132,7 +140,9 @@ def _count(record: JobRecord, labelled: Labelled, trained: TrainedHead) -> None:
     record.extra |= {"head": trained.fingerprint, "extractor": trained.extractor}
 
 
-def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: Folder) -> str:
+def _summary(
+    record: JobRecord, trained: TrainedHead, labelled: Labelled, run: Folder, searched: Sequence[str]
+) -> str:
     rows: dict[str, object] = {
         "rows": ", ".join(
             f"{split} {counts.rows:,} of {counts.patients:,} patients" for split, counts in trained.class_counts.items()
@@ -155,6 +165,7 @@ def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: F
     for split, evaluation in trained.metrics.items():
         lines.append(_metrics_text(split, evaluation, trained.baseline[split]))
     lines += [
+        *searched,
         "",
         "research use only",
         f"head    {run.uri}",
@@ -163,7 +174,7 @@ def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: F
     return "\n".join(lines)
 
 
-def _listed(counts: dict[str, int] | Any) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 

@@ -39,6 +39,11 @@ def test_the_line(done: int, total: int | None, seconds: float, line: str) -> No
     assert progress_line("extract", done, total, seconds) == line
 
 
+def test_what_else_is_counted_is_named_and_has_no_speed_where_each_takes_long() -> None:
+    assert progress_line("fit", 3, 4, 1.0, "settings") == "fit  3/4 settings  75%  3.0 settings/s  0:00 left"
+    assert progress_line("fit", 1, 4, 60.0, "settings") == "fit  1/4 settings  25%  3:00 left"
+
+
 def test_a_hundred_per_cent_means_all() -> None:
     assert "100%" not in progress_line("extract", 99_999, 100_000, 10.0)
 
