@@ -183,12 +183,15 @@ class StoredFeatures:
             # After an error, what has not begun need not be read.
             pool.shutdown(cancel_futures=True)
         if damaged:
-            rows = np.sort(np.concatenate(damaged))
-            raise LakeError(
-                f"{rows.size:,} features in '{self.table.folder.uri}' hold NaN or infinite numbers, those of "
-                f"{self._images_told(rows)}. Remove the runs that hold them and extract again; if they come back, "
-                "extract with precision=fp32, or look at the backbone's weights."
-            )
+            raise self.not_finite(np.concatenate(damaged))
+
+    def not_finite(self, places: npt.NDArray[np.int64]) -> LakeError:
+        """What to say of features that are not numbers, by their places."""
+        return LakeError(
+            f"{places.size:,} features in '{self.table.folder.uri}' hold NaN or infinite numbers, those of "
+            f"{self._images_told(np.sort(places))}. Remove the runs that hold them and extract again; if they come "
+            "back, extract with precision=fp32, or look at the backbone's weights."
+        )
 
     def _read(
         self,
