@@ -123,7 +123,20 @@ class Embedder:
         Args:
             crops: (key, PNG) pairs; consumed in another thread.
         """
-        for keys, batch, damaged in read_ahead(self._batches_of_pngs(crops), BATCHES_AHEAD):
+        yield from self._embed_stream(crops, decode_png)
+
+    def embed_crops(self, crops: Iterable[tuple[KeyT, Pixels]]) -> Iterator[Embedded[KeyT]]:
+        """Vectors of crops that are pixels already, streamed: a thread reads ahead of the backbone.
+
+        Args:
+            crops: (key, uint8 (height, width)) pairs; consumed in another thread.
+        """
+        yield from self._embed_stream(crops, lambda pixels: pixels)
+
+    def _embed_stream(
+        self, crops: Iterable[tuple[KeyT, ItemT]], decode: Callable[[ItemT], Pixels]
+    ) -> Iterator[Embedded[KeyT]]:
+        for keys, batch, damaged in read_ahead(self._batches_of(crops, decode), BATCHES_AHEAD):
             features = self.forward(batch)[: len(keys)]
             finite = np.isfinite(features).all(axis=1)
             yield Embedded(
@@ -153,13 +166,15 @@ class Embedder:
                 batch[row] = fit(image, self._spec.input_size)
             yield group, batch
 
-    def _batches_of_pngs(self, crops: Iterable[tuple[KeyT, bytes]]) -> Iterator[tuple[list[KeyT], Pixels, list[KeyT]]]:
+    def _batches_of(
+        self, crops: Iterable[tuple[KeyT, ItemT]], decode: Callable[[ItemT], Pixels]
+    ) -> Iterator[tuple[list[KeyT], Pixels, list[KeyT]]]:
         keys: list[KeyT] = []
         failed: list[KeyT] = []
         batch = self._empty_batch()
-        for key, png in crops:
+        for key, crop in crops:
             try:
-                batch[len(keys)] = fit(decode_png(png), self._spec.input_size)
+                batch[len(keys)] = fit(decode(crop), self._spec.input_size)
             except FeaturizerError:
                 failed.append(key)
                 continue

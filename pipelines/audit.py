@@ -16,7 +16,15 @@ from pyspark.errors import PySparkException
 from pipelines.audit_counts import DatasetCounts, count_datasets, count_images, runs_with_images_twice
 from pipelines.audit_faults import LakeBooks, faults_of
 from pipelines.audit_report import report_text
-from pipelines.audit_storage import feature_tables, histories, staging, stored, table_folders, table_titles
+from pipelines.audit_storage import (
+    feature_tables,
+    histories,
+    is_scored_from_images,
+    staging,
+    stored,
+    table_folders,
+    table_titles,
+)
 from pipelines.config import SparkConfig
 from pipelines.errors import ConfigError, LakeError
 from pipelines.folders import Folder
@@ -137,4 +145,8 @@ def _look(lake: Lake, config: AuditConfig, record: JobRecord) -> LakeBooks:
         images=images,
         runs_with_images_twice=runs_twice,
         staging=staging(lake),
+        # Asked only where it matters, for it reads what every job left.
+        scored_from_images=frozenset(
+            name for name, table in tables.items() if images[name].without_study and is_scored_from_images(table)
+        ),
     )

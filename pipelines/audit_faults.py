@@ -26,6 +26,7 @@ class LakeBooks:
         images: of studies, features and predictions, by path; empty where nothing was committed.
         runs_with_images_twice: runs of studies with an image that is there more than once.
         staging: folders of rows that are not committed.
+        scored_from_images: predictions, by path, some of which are of images that nobody ingested.
     """
 
     lake: str
@@ -37,6 +38,7 @@ class LakeBooks:
     images: dict[str, ImageCounts]
     runs_with_images_twice: list[str]
     staging: tuple[Leftover, ...]
+    scored_from_images: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def _in_images(name: str, images: ImageCounts, books: LakeBooks) -> Iterator[Fau
             )
         return
     again = "score" if name.startswith("predictions/") else "extract"
-    if images.without_study:
+    # What was scored from an archive's images needs no study.
+    if images.without_study and name not in books.scored_from_images:
         yield Fault(
             f"{books.titles[name]}: {images.without_study:,} images in it are no study's: runs of studies were "
             "removed or damaged.",

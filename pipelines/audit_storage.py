@@ -79,6 +79,8 @@ def table_folders(lake: Lake) -> Iterator[tuple[str, Folder]]:
     for task in (root / "heads").names():
         for name in (root / "heads" / task).names():
             yield f"heads/{task}/{name}", lake.head_runs(task, name)
+    for name in (root / "comparisons").names():
+        yield f"comparisons/{name}", lake.comparisons(name)
 
 
 def stored(folder: Folder) -> Stored:
@@ -163,6 +165,12 @@ def feature_tables(lake: Lake) -> dict[str, Table]:
     return {f"predictions/head={head}": lake.predictions(head) for head in heads} | {
         f"features/extractor={extractor}": lake.features(extractor) for extractor in lake.extractors()
     }
+
+
+def is_scored_from_images(table: Table) -> bool:
+    """Whether a job filled these predictions from an archive's images."""
+    jobs = table.folder / "_jobs"
+    return any(_json(jobs / job, "run.json").get("config", {}).get("from") == "images" for job in jobs.names())
 
 
 def _leftover(folder: Folder, prefix: str, sizes: dict[str, int]) -> Leftover:

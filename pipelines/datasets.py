@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from featurizers.extractor import UNKNOWN_CROPS
 from pipelines.errors import LakeError
+from pipelines.folders import Folder
 from pipelines.lake import Lake
 
 _CALLED = {"archive": "another archive", "key_check": "another pseudonym key", "crops": "other crop rules"}
@@ -40,18 +42,48 @@ def claim(lake: Lake, name: str, dataset: Dataset) -> None:
     """
     folder = lake.datasets
     for file in folder.names():
-        known = Dataset(**folder.read_json(file))
         compared = ("archive", "key_check", "crops") if file == f"{name}.json" else ("crops",)
-        for field in compared:
-            if getattr(known, field) != getattr(dataset, field):
-                secret = field == "key_check"
-                values = "" if secret else f"\n  there  {getattr(known, field)}\n  here   {getattr(dataset, field)}"
-                raise LakeError(
-                    f"data set '{file.removesuffix('.json')}' was ingested into this lake with {_CALLED[field]}."
-                    f"{values}\nSo {_REMEDIES[field]} ({(folder / file).uri})."
-                )
+        _check(folder, file, dataset, compared, "ingested into")
     if f"{name}.json" not in folder.names():
         folder.write_json(f"{name}.json", asdict(dataset))
+
+
+def claim_scored(lake: Lake, name: str, dataset: Dataset) -> None:
+    """Remember an archive that is only scored, or make sure that it is the one that the lake knows by this name.
+
+    Raises:
+        LakeError: if the name stands for another archive or key there.
+    """
+    file = f"{name}.json"
+    for folder, verb in ((lake.datasets, "ingested into"), (lake.scored_archives, "scored with")):
+        if file in folder.names():
+            _check(folder, file, dataset, ("archive", "key_check"), verb)
+            return
+    lake.scored_archives.write_json(file, asdict(dataset))
+
+
+def dataset_of(lake: Lake, archive: str) -> tuple[str, Dataset] | None:
+    """The lake's data set of the archive with this URI; None where there is none."""
+    for file in lake.datasets.names():
+        dataset = Dataset(**lake.datasets.read_json(file))
+        if dataset.archive == archive:
+            return file.removesuffix(".json"), dataset
+    return None
+
+
+def _check(folder: Folder, file: str, dataset: Dataset, fields: Sequence[str], verb: str) -> None:
+    known = Dataset(**folder.read_json(file))
+    for field in fields:
+        if getattr(known, field) != getattr(dataset, field):
+            values = (
+                ""
+                if field == "key_check"
+                else f"\n  there  {getattr(known, field)}\n  here   {getattr(dataset, field)}"
+            )
+            raise LakeError(
+                f"data set '{file.removesuffix('.json')}' was {verb} this lake with {_CALLED[field]}."
+                f"{values}\nSo {_REMEDIES[field]} ({(folder / file).uri})."
+            )
 
 
 def crops_of(lake: Lake) -> str:

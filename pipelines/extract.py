@@ -22,7 +22,7 @@ from featurizers.embedder import BATCH_SIZE, Embedder, can_compile, check_device
 from featurizers.extractor import Extractor, Precision, describe_extractor
 from pipelines.config import Config, SparkConfig
 from pipelines.datasets import crops_of
-from pipelines.increment import Increment, SourceFile
+from pipelines.increment import Increment, OneTable, SourceFile
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.progress import clock
@@ -109,23 +109,20 @@ def extract(config: ExtractConfig) -> JobRecord:
     features = lake.features(extractor.fingerprint)
     record = JobRecord("extract_features", config)
     record.extra["extractor"] = extractor.fingerprint
-    work = Increment(lake.studies, ("image_id", "crop"), features)
+    work = Increment(lake.studies, ("image_id", "crop"), OneTable(features))
     with spark_session("extract_features", config.master, whole_executor_per_task=True) as spark:
         with record.time("plan"):
             files = work.missing(spark)
         missing = sum(file.missing for file in files)
         record.count("images", missing)
-        wanted = config.compile
-        if wanted is Compile.AUTO and missing < COMPILE_PAYS_FROM * _workers(spark):
-            wanted = Compile.NEVER
-        failures = spark.sparkContext.accumulator([], _Concatenation())
-        setups = spark.sparkContext.accumulator([], _Concatenation())
-        if str(spark.sparkContext.master).startswith("local["):
-            check_device(config.device)  # executors of a cluster check their own, when they start
+        wanted = worth_compiling(spark, config.compile, missing)
+        failures = spark.sparkContext.accumulator([], Concatenation())
+        setups = spark.sparkContext.accumulator([], Concatenation())
+        check_local_device(spark, config.device)
         if files:
             features.folder.write_json(EXTRACTOR_CARD, _card(extractor, weights, spec.feature_dim, spec.licence))
             with record.time("extract"):
-                weights_file = _ship(spark, weights)
+                weights_file = ship_weights(spark, weights)
                 settings = EmbedderSettings(
                     backbone=spec.name,
                     weights_file=weights_file,
@@ -167,15 +164,7 @@ def embed_batches(
         batches: from Spark.
         count: told how many images are done.
     """
-    context = TaskContext.get()
-    cpus = context.cpus() if context else 1
-    gpus = context.resources().get("gpu") if context else None
-    device = f"cuda:{gpus.addresses[0]}" if settings.device == "cuda" and gpus else settings.device
-    # AUTO was decided by the number of images; whether there is a compiler only this machine knows.
-    compiled = settings.compile is Compile.ALWAYS or (settings.compile is Compile.AUTO and can_compile())
-    start = time.monotonic()
-    embedder = _embedder(settings, device, cpus, compiled)
-    tell_setup([Setup(time.monotonic() - start, compiled)])
+    embedder = executor_embedder(settings, tell_setup)
     crops = (
         (image_id.as_py(), crop.as_py())
         for batch in batches
@@ -186,6 +175,30 @@ def embed_batches(
             tell_failed(embedded.failed)
         count(len(embedded.keys) + len(embedded.failed))
         yield _to_arrow(embedded.keys, embedded.features)
+
+
+def executor_embedder(settings: EmbedderSettings, tell_setup: Callable[[list[Setup]], None]) -> Embedder:
+    """On an executor: the embedder on the device that the task was given, made once per Python worker.
+
+    Args:
+        settings: of the embedder.
+        tell_setup: told how long it took to make, nothing if it was kept, and if it is compiled.
+    """
+    context = TaskContext.get()
+    gpus = context.resources().get("gpu") if context else None
+    device = f"cuda:{gpus.addresses[0]}" if settings.device == "cuda" and gpus else settings.device
+    # AUTO was decided by the number of images; whether there is a compiler only this machine knows.
+    compiled = settings.compile is Compile.ALWAYS or (settings.compile is Compile.AUTO and can_compile())
+    start = time.monotonic()
+    embedder = _embedder(settings, device, cores_of_task(), compiled)
+    tell_setup([Setup(time.monotonic() - start, compiled)])
+    return embedder
+
+
+def cores_of_task() -> int:
+    """On an executor: the cores that the running task was given."""
+    context = TaskContext.get()
+    return context.cpus() if context else 1
 
 
 @functools.lru_cache(maxsize=1)
@@ -219,23 +232,39 @@ def _to_arrow(image_ids: list[str], features: np.ndarray[tuple[int, int], np.dty
     return pa.RecordBatch.from_arrays([pa.array(image_ids, pa.string()), variants, vectors], schema=FEATURES)
 
 
-class _Concatenation(AccumulatorParam[list[Any]]):
+class Concatenation(AccumulatorParam[list[Any]]):
     """Adds up lists."""
 
     def zero(self, value: list[Any]) -> list[Any]:
+        """The empty list."""
         return []
 
     def addInPlace(self, value1: list[Any], value2: list[Any]) -> list[Any]:  # noqa: N802  Spark's name
+        """Both, the second behind the first."""
         return value1 + value2
 
 
-def _workers(spark: SparkSession) -> int:
+def worth_compiling(spark: SparkSession, wanted: Compile, images: int) -> Compile:
+    """`wanted`; where that is AUTO and there are too few images, NEVER."""
+    if wanted is Compile.AUTO and images < COMPILE_PAYS_FROM * parallel_tasks(spark):
+        return Compile.NEVER
+    return wanted
+
+
+def check_local_device(spark: SparkSession, device: str) -> None:
+    """Raises FeaturizerError where this machine does the work and has no such device; a cluster's executors check
+    their own, when they start."""
+    if str(spark.sparkContext.master).startswith("local["):
+        check_device(device)
+
+
+def parallel_tasks(spark: SparkSession) -> int:
     """Tasks that run at the same time."""
     task_cpus = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
     return max(1, spark.sparkContext.defaultParallelism // task_cpus)
 
 
-def _ship(spark: SparkSession, weights: Weights) -> str:
+def ship_weights(spark: SparkSession, weights: Weights) -> str:
     """Send the weights to every executor's node once; returns the file's name there."""
     file = scratch_folder() / f"{weights.sha256}.safetensors"
     safetensors.torch.save_file(dict(weights.state), file)
@@ -261,7 +290,7 @@ def _summary(record: JobRecord, weights: Weights, extractor: Extractor, lake: La
     if files:
         seconds, images = record.timings["extract"], record.counts["images"] - record.counts["failed"]
         rows["new features"] = images
-        rows["time"] = f"{clock(seconds)} ({images / seconds:,.1f} images/s; {_told_setup(record)})"
+        rows["time"] = f"{clock(seconds)} ({images / seconds:,.1f} images/s; {told_setup(record)})"
     else:
         rows["new features"] = "none: every study has its features already"
     if record.counts["failed"]:
@@ -271,7 +300,8 @@ def _summary(record: JobRecord, weights: Weights, extractor: Extractor, lake: La
     return summary_text("Extracted features", rows)
 
 
-def _told_setup(record: JobRecord) -> str:
+def told_setup(record: JobRecord) -> str:
+    """How long the backbone took to be ready, in words; `model_setup` and `compiled` of the record tell it."""
     hows = {(True,): "loading and compiling", (False,): "loading, without compiling,", (): "loading"}
     how = hows.get(tuple(record.extra["compiled"]), "loading, and compiling where there is a compiler,")
     return f"{how} the backbone took {record.timings['model_setup']:.0f} s of it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -18,6 +19,41 @@ from pipelines.tables import Table
 #: Turns Arrow batches of the source's columns into batches of the target's schema; the second argument is told how many
 #: images are done.
 Transform = Callable[[Iterable[pa.RecordBatch], Callable[[int], None]], Iterator[pa.RecordBatch]]
+
+
+class Target(Protocol):
+    """What is filled."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows that it takes."""
+
+    def done(self, spark: SparkSession) -> DataFrame:
+        """The `image_id` of every image that lacks nothing, each once."""
+
+    def commit(self, rows: DataFrame, record: JobRecord) -> None:
+        """Keep the rows of one chunk for good, and tell the record the runs that they are in."""
+
+
+@dataclass(frozen=True)
+class OneTable:
+    """A table that gets the rows as they are."""
+
+    table: Table
+
+    @property
+    def schema(self) -> pa.Schema:
+        """See Target."""
+        return self.table.schema
+
+    def done(self, spark: SparkSession) -> DataFrame:
+        """See Target."""
+        return self.table.read(spark).select("image_id").distinct()
+
+    def commit(self, rows: DataFrame, record: JobRecord) -> None:
+        """See Target."""
+        record.runs.append(self.table.append(rows).uri)
+        record.write_beside(self.table.folder)
 
 
 @dataclass(frozen=True)
@@ -35,14 +71,14 @@ class Increment:
 
     source: Table
     columns: tuple[str, ...]
-    target: Table
+    target: Target
 
     def missing(self, spark: SparkSession) -> list[SourceFile]:
         """The files with missing images, in order; memory grows with the files, not with the images."""
         if not self.source.folder.runs():
             return []
         there = self.source.read(spark).select("image_id", F.col("_metadata.file_path").alias("location"))
-        done = self.target.read(spark).select("image_id", F.lit(1).alias("done")).distinct()
+        done = self.target.done(spark).withColumn("done", F.lit(1))
         per_file = (
             there.join(done, "image_id", "left")
             .groupBy("location")
@@ -66,7 +102,7 @@ class Increment:
         chunk_images: int,
         record: JobRecord,
     ) -> None:
-        """Transform the missing images of `files` and commit a run for every `chunk_images`."""
+        """Transform the missing images of `files`, and commit every `chunk_images`."""
         counter = spark.sparkContext.accumulator(0)
 
         def count(number: int) -> None:
@@ -78,15 +114,14 @@ class Increment:
         with Progress(verb, sum(file.missing for file in files), lambda: int(counter.value)):
             for chunk in chunks(files, chunk_images):
                 rows = self._rows(spark, chunk).mapInArrow(run, from_arrow_schema(self.target.schema))
-                record.runs.append(self.target.append(rows).uri)
-                record.write_beside(self.target.folder)
+                self.target.commit(rows, record)
 
     def _rows(self, spark: SparkSession, chunk: list[SourceFile]) -> DataFrame:
         rows = self.source.read_files(spark, [file.location for file in chunk]).select(*self.columns)
         if any(file.missing < file.images for file in chunk):
-            done = self.target.read(spark).select("image_id").join(rows.select("image_id"), "image_id", "left_semi")
+            done = self.target.done(spark).join(rows.select("image_id"), "image_id", "left_semi")
             # Broadcast: the chunk's few done ids travel, and no crop is shuffled.
-            rows = rows.join(F.broadcast(done.distinct()), "image_id", "left_anti").select(*self.columns)
+            rows = rows.join(F.broadcast(done), "image_id", "left_anti").select(*self.columns)
         return rows
 
 

@@ -9,6 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
@@ -93,31 +94,49 @@ class StudyReader:
     ) -> Iterator[pa.RecordBatch]:
         """Batches of the schema LISTING to batches of the schema STAGED, row by row.
 
-        The images are worked on in a child process: one on which a decoder crashes, hangs or runs out of memory
-        becomes a row like the others.
-
         Args:
             batches: inputs.
             count: told how many inputs each finished batch held.
         """
+        for rows in self.read_batches(batches, count):
+            yield pa.RecordBatch.from_pylist(rows, STAGED)
+
+    def read_batches(
+        self, batches: Iterable[pa.RecordBatch], count: Callable[[int], None] = lambda _: None, children: int = 1
+    ) -> Iterator[list[Row]]:
+        """What comes of each batch's inputs, in order.
+
+        The images are worked on in child processes: one on which a decoder crashes, hangs or runs out of memory
+        becomes a row like the others.
+
+        Args:
+            batches: of inputs.
+            count: told how many inputs each finished batch held.
+            children: how many share a batch.
+        """
         # Files that wait for their turn are no cost of the image that is worked on.
         memory = None if self.images.starts_jvm else self.limits.memory + READ_AHEAD * self.limits.decode.max_bytes
-        with Isolated(self._read_rows, self.limits.seconds, memory) as isolated:
+        with ExitStack() as stack:
+            isolated = [
+                stack.enter_context(Isolated(self._read_rows, self.limits.seconds, memory)) for _ in range(children)
+            ]
             rows: list[Row] = []
             for batch in batches:
                 told = [row | {"path": os.fsdecode(row["path"])} for row in batch.to_pylist(maps_as_pydicts=None)]
                 self.images.prepare(row["path"] for row in told if not row["reason"])
-                results = isolated.map(told)
-                # The batch before this one becomes Arrow, and goes to Spark, while the child works on this one.
+                results = [child.map(told[start::children]) for start, child in enumerate(isolated)]
+                # The batch before this one goes its way while the children work on this one.
                 if rows:
-                    yield pa.RecordBatch.from_pylist(rows, STAGED)
+                    yield rows
+                # In turn, so that none waits long with a full pipe.
+                answers = (next(results[index % children]) for index in range(len(told)))
                 rows = [
-                    self._of_death(row, result) if isinstance(result, Death) else result
-                    for row, result in zip(told, results, strict=True)
+                    self._of_death(row, answer) if isinstance(answer, Death) else answer
+                    for row, answer in zip(told, answers, strict=True)
                 ]
                 count(len(rows))
             if rows:
-                yield pa.RecordBatch.from_pylist(rows, STAGED)
+                yield rows
 
     def _read_rows(self, listed: Sequence[Row]) -> Iterator[Row]:
         with ThreadPoolExecutor(READ_AHEAD) as pool:
@@ -137,17 +156,17 @@ class StudyReader:
         try:
             return self._study(told, content.result())
         except (FileNotFoundError, NotADirectoryError):
-            return self._unseen(told) | _because(Reason.MISSING_FILE, "no such file in the archive")
+            return self._unseen(told) | because(Reason.MISSING_FILE, "no such file in the archive")
         except OSError as error:
             # The message of the error names the path, which may carry an identifier.
-            why = _because(Reason.UNREADABLE_FILE, f"reading failed: {type(error).__name__}")
+            why = because(Reason.UNREADABLE_FILE, f"reading failed: {type(error).__name__}")
         except MemoryError:
-            why = _because(
+            why = because(
                 Reason.TOO_MUCH_MEMORY, "it needs more memory than limits.max_memory_mb; raise it if the file is sound"
             )
         except Exception as error:  # a fault of ours costs this image, not the night's job
             where = traceback.extract_tb(error.__traceback__)[-1]
-            why = _because(
+            why = because(
                 Reason.PROCESSING_FAILED,
                 f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}; please report it with the file",
             )
@@ -161,17 +180,17 @@ class StudyReader:
             if told["patient_key"] is None:
                 known |= {"names_patient": bool(header.patient_id), "label_keys": self._label_keys(header)}
             if rejection := self.policy.of_header(header, told["view"]):
-                return known | _rejected(rejection)
+                return known | rejected(rejection)
         elif known["patient_key"] is None and content and not is_dicom(content):
             return known | _NOT_DICOM
         try:
             radiograph = decode_radiograph(content, self.limits.decode)
         except DecodeError as error:
-            return (known if header else self._unseen(known)) | _because(error.reason, error.detail)
+            return (known if header else self._unseen(known)) | because(error.reason, error.detail)
         if known["patient_key"] is None:
-            return known | _HEADLESS
+            return known | HEADLESS
         if header is not None and (rejection := self.policy.of_silence(header)):
-            return known | _rejected(rejection)
+            return known | rejected(rejection)
         return known | _pixels(radiograph, crop_lungs(radiograph.pixels, self.crop, self.finder))
 
     def _unseen(self, told: Row) -> Row:
@@ -188,26 +207,27 @@ class StudyReader:
 
     def _of_death(self, told: Row, death: Death) -> Row:
         if death.was_too_slow:
-            why = _because(
+            why = because(
                 Reason.TOO_SLOW,
                 f"it took longer than limits.max_seconds={self.limits.seconds:g}; raise it if the file is sound",
             )
         elif death.signal is SIGKILL:
-            why = _because(
+            why = because(
                 Reason.TOO_MUCH_MEMORY,
                 "the system killed its process, as it does where memory runs out: give executors more of it, or fewer "
                 "cores, and then retry=true",
             )
         else:
             signal = death.signal.name if death.signal else "an exit of its own"
-            why = _because(
+            why = because(
                 Reason.DECODER_CRASHED,
                 f"decoding it ended the process with {signal}; the file is damaged, copy it again from its source",
             )
         return self._unseen(told) | why
 
 
-_HEADLESS = {
+#: Of a DICOM file that nothing but its pixels can be read of.
+HEADLESS = {
     "reason": str(Reason.CORRUPT_IMAGE),
     "detail": "its DICOM header can't be read; copy it again from its source",
 }
@@ -217,12 +237,14 @@ _NOT_DICOM = {
 }
 
 
-def _because(reason: Reason, detail: str) -> Row:
+def because(reason: Reason, detail: str) -> Row:
+    """The columns that tell why an input is no study."""
     return {"reason": str(reason), "detail": detail}
 
 
-def _rejected(rejection: Rejection) -> Row:
-    return _because(rejection.reason, rejection.detail)
+def rejected(rejection: Rejection) -> Row:
+    """The columns that tell why a policy turned an input away."""
+    return because(rejection.reason, rejection.detail)
 
 
 def _pixels(radiograph: Radiograph, crop: Crop) -> Row:

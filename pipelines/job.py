@@ -71,7 +71,7 @@ class JobRecord:
             "started": self.started.isoformat(timespec="seconds"),
             "finished": now.isoformat(timespec="seconds"),
             "seconds": round((now - self.started).total_seconds(), 3),
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.model_dump(mode="json", by_alias=True),
             "counts": self.counts,
             "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
             "runs": self.runs,

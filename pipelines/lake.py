@@ -86,6 +86,11 @@ class Lake:
         """What is remembered of each data set; see pipelines/datasets.py."""
         return self.folder / "_datasets"
 
+    @property
+    def scored_archives(self) -> Folder:
+        """What is remembered of archives that were scored without being ingested, as of a data set."""
+        return self.folder / "_scored_archives"
+
     def new_staging(self) -> Folder:
         """Where a running job keeps rows that are not committed; no reader looks there."""
         return self.folder / f"{STAGING_PREFIX}{new_run_id()}"
@@ -134,6 +139,10 @@ class Lake:
             for name in (root / task).names()
             if self.head_runs(task, name).runs()
         ]
+
+    def comparisons(self, name: str) -> Folder:
+        """The folder of the runs of one comparison of heads."""
+        return self.folder / "comparisons" / name
 
     def predictions(self, head: str) -> Table:
         """The predictions of the head with this fingerprint."""

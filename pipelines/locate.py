@@ -32,7 +32,7 @@ def locate(lake: Lake, uri: str, dataset: str | None, key_file: str | None) -> s
     if not archive.exists():
         raise SourceError(
             f"the archive of data set '{name}' is not where it was when it was ingested. Mount it there; if it has "
-            f"moved for good, correct {lake.datasets.uri}/{name}.json."
+            f"moved for good, correct {name}.json in {lake.datasets.uri} or {lake.scored_archives.uri}."
         )
     if archive.filesystem.isfile(f"{archive.path}/{uri}"):
         return f"{archive.uri}/{uri}"
@@ -51,13 +51,19 @@ def locate(lake: Lake, uri: str, dataset: str | None, key_file: str | None) -> s
 
 
 def _known(lake: Lake, dataset: str | None) -> tuple[str, Dataset]:
-    there = [file.removesuffix(".json") for file in lake.datasets.names()]
+    # An archive that was only scored is told by keyed uris too.
+    folders = {
+        file.removesuffix(".json"): folder
+        for folder in (lake.scored_archives, lake.datasets)
+        for file in folder.names()
+    }
+    there = sorted(folders)
     if dataset is None and len(there) == 1:
         dataset = there[0]
     if dataset is None or dataset not in there:
         cause = "the lake holds several data sets" if dataset is None else f"the lake knows no data set '{dataset}'"
         raise LakeError(f"{cause}. Give dataset=NAME, one of: {', '.join(there) or 'none'}.")
-    return dataset, Dataset(**lake.datasets.read_json(f"{dataset}.json"))
+    return dataset, Dataset(**folders[dataset].read_json(f"{dataset}.json"))
 
 
 def _pseudonymizer(name: str, known: Dataset, key_file: str | None) -> Pseudonymizer:

@@ -32,8 +32,9 @@ ARROW_BATCH_ROWS = 64
 SPLIT_BYTES = 16 * 2**20
 
 
+_ARROW_BATCH_KEY = "spark.sql.execution.arrow.maxRecordsPerBatch"
 SQL_SETTINGS = {
-    "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_BATCH_ROWS),
+    _ARROW_BATCH_KEY: str(ARROW_BATCH_ROWS),
     "spark.sql.files.maxPartitionBytes": str(SPLIT_BYTES),
     "spark.sql.files.openCostInBytes": "0",
     "spark.sql.session.timeZone": "UTC",
@@ -42,7 +43,12 @@ SQL_SETTINGS = {
 
 @contextmanager
 def spark_session(
-    name: str, master: str | None, *, whole_executor_per_task: bool = False, encrypted_scratch: bool = False
+    name: str,
+    master: str | None,
+    *,
+    whole_executor_per_task: bool = False,
+    encrypted_scratch: bool = False,
+    arrow_batch_rows: int = ARROW_BATCH_ROWS,
 ) -> Iterator[SparkSession]:
     """A session with our packages importable on every executor.
 
@@ -56,12 +62,14 @@ def spark_session(
             executor rather than one model per core), unless `spark.task.cpus` was set by the user.
         encrypted_scratch: what Spark keeps on disk while it runs (shuffles, what the driver hands over) is encrypted,
             unless the user set `spark.io.encryption.enabled` or started the session.
+        arrow_batch_rows: rows that a Python task gets at once, unless the user set them.
 
     Raises:
         ConfigError: if a session runs already on another master, or none can be started on this one.
     """
     # Not getActiveSession, which knows only the sessions of its own thread.
     context = SparkContext._active_spark_context
+    sql = SQL_SETTINGS | {_ARROW_BATCH_KEY: str(arrow_batch_rows)}
     if context is not None:
         running = SparkSession.builder.getOrCreate()
         if master not in (None, running.sparkContext.master):
@@ -69,15 +77,17 @@ def spark_session(
                 f"a Spark session runs already on {running.sparkContext.master}, so master={master} can't be had. "
                 "Leave master out, or stop that session first."
             )
-        before = {key: running.conf.get(key, None) for key in SQL_SETTINGS}
-        _set(running, SQL_SETTINGS)
+        before = {key: running.conf.get(key, None) for key in sql}
+        _set(running, sql)
         try:
             _ship_packages(running)
             yield running
         finally:
             _set(running, before)
         return
-    session = _start(name, master, whole_executor_per_task=whole_executor_per_task, encrypted_scratch=encrypted_scratch)
+    session = _start(
+        name, master, sql, whole_executor_per_task=whole_executor_per_task, encrypted_scratch=encrypted_scratch
+    )
     try:
         _ship_packages(session)
         yield session
@@ -93,7 +103,9 @@ def scratch_folder() -> Path:
     return folder
 
 
-def _start(name: str, master: str | None, *, whole_executor_per_task: bool, encrypted_scratch: bool) -> SparkSession:
+def _start(
+    name: str, master: str | None, sql: Mapping[str, str], *, whole_executor_per_task: bool, encrypted_scratch: bool
+) -> SparkSession:
     # Executors run the driver's Python; without this Spark starts whatever `python3` means on the machine.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if master and master.startswith("local-cluster"):
@@ -107,7 +119,7 @@ def _start(name: str, master: str | None, *, whole_executor_per_task: bool, encr
         builder = builder.master(master)
     # pyspark's own launcher turns Spark's bar on; ours tells images, not tasks.
     builder = builder.config("spark.ui.showConsoleProgress", "false")
-    settings = dict(SQL_SETTINGS)
+    settings = dict(sql)
     if (master or given.get("spark.master", "local[*]") or "").startswith("local"):
         # Spark's 200 are meant for clusters; each costs some milliseconds, also when it is empty.
         settings["spark.sql.shuffle.partitions"] = str(_jvm_cores())

@@ -224,6 +224,15 @@ def test_the_notebook_call_gives_the_embedders_vectors(images: list[UInt8Array],
     assert embed([], weights="random").shape == (0, 2048)
 
 
+def test_crops_that_were_never_stored_give_the_same_vectors(
+    embedder: Embedder, images: list[UInt8Array], vectors: Float32Array
+) -> None:
+    batches = list(embedder.embed_crops((index, image) for index, image in enumerate(images)))
+    assert [key for batch in batches for key in batch.keys] == list(range(5))
+    assert [key for batch in batches for key in batch.failed] == []
+    np.testing.assert_array_equal(np.concatenate([batch.features for batch in batches]), vectors)
+
+
 def test_stored_crops_give_the_vectors_of_their_pixels(
     embedder: Embedder, images: list[UInt8Array], vectors: Float32Array
 ) -> None:

@@ -73,7 +73,7 @@ def whole_lake(extracted_lake: Path, tmp_path_factory: pytest.TempPathFactory) -
     lake = tmp_path_factory.mktemp("audited") / "whole lake"
     shutil.copytree(extracted_lake, lake, ignore=shutil.ignore_patterns("heads", "predictions", "reports"))
     train(TrainConfig(lake=str(lake), task="binary", head="logistic"))
-    score(ScoreConfig(lake=str(lake), head="binary/logistic"))
+    score(ScoreConfig(lake=str(lake), heads=("binary/logistic",)))
     return lake
 
 

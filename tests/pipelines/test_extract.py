@@ -24,7 +24,7 @@ from pipelines.errors import LakeError
 from pipelines.extract import BackboneConfig, ExtractConfig, extract
 from pipelines.increment import Increment, SourceFile, chunks
 from pipelines.lake import Lake
-from pipelines.train import as_matrix
+from pipelines.stored_features import as_matrix
 
 pytestmark = pytest.mark.usefixtures("spark")
 

@@ -159,7 +159,7 @@ def test_no_identifier_of_a_dicom_archive_is_in_any_byte_of_ingest_extract_train
     assert record.counts["inputs"] == 46
     extract(ExtractConfig(lake=lake, backbone=BackboneConfig(weights="random"), batch_size=8))
     train(TrainConfig.model_validate({"lake": lake, "task": "binary", "head": "logistic"}))
-    score(ScoreConfig.model_validate({"lake": lake, "head": "binary/logistic"}))
+    score(ScoreConfig.model_validate({"lake": lake, "heads": "binary/logistic"}))
     said = capfd.readouterr()
     link.unlink()
     texts = [("output", said.out.encode()), ("errors", said.err.encode()), ("summary", str(record).encode())]
