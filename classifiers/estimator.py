@@ -160,8 +160,8 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         Raises:
             HeadError: as `fit`, on anything but features and parameters.
         """
-        is_wide = np.ndim(y) == 2 and np.shape(y)[1] > 1
-        self.multi_label_ = is_wide if multi_label is None else multi_label
+        shape = np.asarray(y).shape
+        self.multi_label_ = len(shape) == 2 and shape[1] > 1 if multi_label is None else multi_label
         targets: NDArray[np.integer[Any]] = (
             self._label_targets(y, X) if self.multi_label_ else self._class_targets(y, X)
         )

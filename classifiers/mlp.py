@@ -175,8 +175,10 @@ class MLPHead(Head):
             losses = cross_entropy(scores, torch.from_numpy(y), reduction="none")
         if self.balance != Balance.FOCAL:
             return losses
-        # exp(-loss) is the probability given to what is true.
-        return (1 - torch.exp(-losses)).clamp_min(0).pow(self.focal_gamma) * losses
+        # exp(-loss) is the probability given to what is true. Where it rounds to 1, the slope of a power below 1 has no
+        # end, and ends every weight; a clamp's slope is 0.
+        rest = (1 - torch.exp(-losses)).clamp_min(torch.finfo(losses.dtype).eps)
+        return rest.pow(self.focal_gamma) * losses
 
     def _val_loss(self, val: Labelled, standardise: Standardisation, layers: _Layers) -> float:
         total, start = 0.0, 0

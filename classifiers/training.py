@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from classifiers.balance import class_counts
+from classifiers.baseline import evaluate_majority, majority_shares
 from classifiers.calibration import Calibration, fit_calibrator
 from classifiers.errors import HeadError, TaskError
 from classifiers.estimator import Head
-from classifiers.evaluation import Evaluation
 from classifiers.heads import make_head
 from classifiers.metrics import evaluate
 from classifiers.rows import SplitRows
@@ -38,6 +37,7 @@ def train_head(
     threshold_value: float | None = None,
     provenance: Mapping[str, str] | None = None,
     resamples: int = RESAMPLES,
+    fit: Callable[[Head], object] | None = None,
 ) -> TrainedHead:
     """Fit a head on train; stop it early, calibrate it and choose its thresholds on val; evaluate it on val and test
     beside the baseline.
@@ -60,6 +60,8 @@ def train_head(
         threshold_value: what the rule asks for: the fixed threshold, the sensitivity, the precision.
         provenance: where features and labels are from, in words, for the report.
         resamples: of patients, behind every interval; 0 for none.
+        fit: fits the head it is given, elsewhere, on these rows; the features of train are then not looked at. None:
+            `fit_head`.
 
     Raises:
         TaskError: when the task is unknown, a target is none of its classes, or a class is missing from train.
@@ -76,7 +78,10 @@ def train_head(
     watch = rows.get("val")
     check_rules(calibration, threshold, has_val=bool(watch))
     check_threshold(*_rule(threshold, threshold_value, task, has_val=bool(watch)), task)
-    fit_head(estimator, rows["train"], watch)
+    if fit is None:
+        fit_head(estimator, rows["train"], watch)
+    else:
+        fit(estimator)
     return assess_head(
         estimator,
         task,
@@ -133,7 +138,7 @@ def assess_head(
     else:
         calibrator = fit_calibrator(calibration, task, val.targets, own["val"])
         thresholds = choose_thresholds(rule, value, task, val.targets, calibrator(own["val"]))
-    baseline = _Baseline.of(task, class_counts["train"])
+    shares = majority_shares(class_counts["train"])
     metrics, baselines = {}, {}
     for name, split in held_out.items():
         calibrated = calibrator(own[name])
@@ -149,7 +154,7 @@ def assess_head(
             uncalibrated=before,
             resamples=resamples,
         )
-        baselines[name] = baseline.evaluate(split, resamples)
+        baselines[name] = evaluate_majority(task, shares, split, resamples)
     return TrainedHead(
         head=estimator,
         task=task,
@@ -243,24 +248,3 @@ def _rule(
     if not task.multi_label:
         return ThresholdRule.ARGMAX, None
     return (ThresholdRule.BEST_F1, None) if has_val else (ThresholdRule.FIXED, None)
-
-
-class _Baseline:
-    """The majority head on a task: train's shares for everybody."""
-
-    def __init__(self, task: Task, shares: NDArray[np.float64]) -> None:
-        self._task, self._shares = task, shares
-
-    @classmethod
-    def of(cls, task: Task, train: SplitCounts) -> _Baseline:
-        positives = np.array(list(train.per_class.values()), float)
-        known = train.rows - np.array(list(train.unknown.values()), float)
-        return cls(task, positives / known)
-
-    def evaluate(self, split: SplitRows, resamples: int) -> Evaluation:
-        probabilities = np.tile(self._shares, (len(split), 1))
-        rule = ThresholdRule.FIXED if self._task.multi_label else ThresholdRule.ARGMAX
-        decisions = choose_thresholds(rule, None, self._task, None, None).decide(probabilities, probabilities)
-        return evaluate(
-            self._task, split.targets, probabilities, decisions, patients=split.patients, resamples=resamples
-        )

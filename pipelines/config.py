@@ -160,6 +160,11 @@ def help_text(model: type[Config], purpose: str, default_file: Path) -> str:
     return "\n".join(lines)
 
 
+def as_list(value: object) -> object:
+    """One text as a list of one, for keys that take one or several: a validator to run before pydantic's."""
+    return (value,) if isinstance(value, str) else value
+
+
 def yaml_value(value: object) -> str:
     """`value` as it would be typed on the command line."""
     if value is None:
@@ -192,8 +197,7 @@ def _type_name(annotation: object) -> str:
         return "null"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return "|".join(str(member.value) for member in annotation)
-    if origin is dict:
-        return "mapping"
     if origin is tuple:
         return f"[{_type_name(typing.get_args(annotation)[0])},…]"
-    return getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)
+    plain = "mapping" if origin is dict else str(annotation)
+    return getattr(annotation, "__name__", plain) if origin is None else plain

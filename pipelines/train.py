@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 
+from classifiers.boosting import XGBoostHead
 from classifiers.calibration import Calibration
+from classifiers.estimator import Head
 from classifiers.evaluation import Evaluation, Figure
 from classifiers.heads import head_names, make_head
 from classifiers.reports.examples import Example, worst_errors
@@ -17,17 +20,21 @@ from classifiers.trained import TrainedHead
 from classifiers.training import RESAMPLES, check_rules, train_head
 from pipelines import __version__
 from pipelines.config import LakeConfig
+from pipelines.engines import Engine, check_engine, fit_on_workers
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text
-from pipelines.labelled import Labelled, read_labelled
+from pipelines.labelled import FoundRows, Labelled, find_rows
 from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.progress import clock
 from pipelines.search import SEARCH_TABLE, SearchConfig, run_search, search_file, search_lines
+from pipelines.splits import Split
 from pipelines.stored_heads import save_head
 from pipelines.thumbnails import thumbnails
 
 #: Wrong decisions that the report shows.
 EXAMPLES = 12
+#: The splits that this process evaluates on, wherever the head is fitted.
+HELD_OUT = (Split.VAL, Split.TEST)
 
 
 class TrainConfig(LakeConfig):
@@ -43,7 +50,8 @@ class TrainConfig(LakeConfig):
     )
     threshold: ThresholdRule | None = Field(
         None,
-        description="how probabilities become decisions; null: argmax for exclusive classes, best_f1 (on val) for labels",
+        description="how probabilities become decisions; null: argmax for exclusive classes, best_f1 (on val) for "
+        "labels",
     )
     threshold_value: float | None = Field(
         None, description="what the rule asks for: the fixed threshold (0.5), the sensitivity, the precision"
@@ -61,6 +69,17 @@ class TrainConfig(LakeConfig):
         "null: half of what is free",
     )
     resamples: int = Field(RESAMPLES, ge=0, description="of patients, behind every interval")
+    engine: Engine = Field(
+        Engine.MEMORY,
+        description="where the head is fitted: memory (this process; out of core where memory is short), or, xgboost "
+        "only, on workers that read the features themselves: dask, spark",
+    )
+    scheduler: str | None = Field(
+        None, description="engine=dask: address of a Dask scheduler, such as tcp://host:8786; null: workers here"
+    )
+    master: str | None = Field(
+        None, description="engine=spark: Spark master; null: what spark-submit was told, or local[*] without it"
+    )
     search: SearchConfig = SearchConfig()
 
 
@@ -72,13 +91,16 @@ def train(config: TrainConfig) -> JobRecord:
         TaskError, HeadError: if the task or head is unknown, or the data can't answer the task.
     """
     task = get_task(config.task)
-    make_head(config.head, **config.params)  # a misspelt parameter is told before anything is read
+    # What is misspelt or can't be had is told before anything is read.
+    check_engine(config.engine, make_head(config.head, **config.params), config.scheduler, config.master)
     lake = Lake.open(config.lake)
     extractor = lake.choose_extractor(config.extractor)
     record = JobRecord("train_head", config)
     memory = None if config.memory_gb is None else int(config.memory_gb * 2**30)
+    is_here = config.engine is Engine.MEMORY
     with record.time("read"):
-        labelled = read_labelled(lake, extractor, task, memory=memory)
+        rows = find_rows(lake, extractor, task)
+        labelled = rows.read(tuple(Split) if is_here or config.search.space else HELD_OUT, memory=memory)
     with labelled:
         check_rules(config.calibration, config.threshold, has_val=labelled.val is not None)
         with record.time("search"):
@@ -103,6 +125,7 @@ def train(config: TrainConfig) -> JobRecord:
                     "Trained": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
                 },
                 resamples=config.resamples,
+                fit=None if is_here else partial(_fit_on_workers, config, rows),
             )
         with record.time("report"):
             examples = _worst_errors(lake, trained, labelled)
@@ -111,6 +134,11 @@ def train(config: TrainConfig) -> JobRecord:
             run = save_head(lake, config.name or config.head, trained, record, examples=examples, beside=beside)
     record.summary = _summary(record, trained, labelled, run, search_lines(found) if found else [])
     return record
+
+
+def _fit_on_workers(config: TrainConfig, rows: FoundRows, head: Head) -> None:
+    assert isinstance(head, XGBoostHead), "check_engine lets no other through"
+    fit_on_workers(config.engine, rows, head, scheduler=config.scheduler, master=config.master)
 
 
 def _worst_errors(lake: Lake, trained: TrainedHead, labelled: Labelled) -> list[Example]:
@@ -140,9 +168,7 @@ def _count(record: JobRecord, labelled: Labelled, trained: TrainedHead) -> None:
     record.extra |= {"head": trained.fingerprint, "extractor": trained.extractor}
 
 
-def _summary(
-    record: JobRecord, trained: TrainedHead, labelled: Labelled, run: Folder, searched: Sequence[str]
-) -> str:
+def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: Folder, searched: Sequence[str]) -> str:
     rows: dict[str, object] = {
         "rows": ", ".join(
             f"{split} {counts.rows:,} of {counts.patients:,} patients" for split, counts in trained.class_counts.items()
@@ -151,7 +177,7 @@ def _summary(
         "balance": f"{trained.params['balance']}: {_listed(trained.balanced_counts)}",
         "probabilities": trained.calibrator.describe(),
         "decisions": trained.thresholds.describe(),
-        "time": ", ".join(f"{name} {clock(seconds)}" for name, seconds in record.timings.items()),
+        "time": ", ".join(f"{name} {clock(seconds)}" for name, seconds in record.timings.items() if seconds >= 0.5),
     }
     if labelled.without_features:
         rows["not trained on"] = f"{labelled.without_features:,} studies that have no features yet"

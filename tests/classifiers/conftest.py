@@ -1,19 +1,17 @@
-"""Small labelled features with a signal, and quick heads of every kind."""
+"""Quick heads of every kind, on tasks of every shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from small_heads import DIM, EXTRACTOR, QUICK
+from small_heads import EXTRACTOR, QUICK, TASKS, draw, quick
 
-from classifiers.heads import make_head
-from classifiers.tasks import get_task
 from classifiers.trained import TrainedHead
-from classifiers.training import SplitFeatures, train_head
+from classifiers.training import train_head
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,37 +24,36 @@ def head_name(request) -> str:
     return request.param
 
 
+@pytest.fixture(params=TASKS)
+def shape(request) -> str:
+    return request.param
+
+
 @pytest.fixture
 def head(head_name):
-    return make_head(head_name, **QUICK[head_name])
+    return quick(head_name)
 
 
 @pytest.fixture(scope="session")
-def draw() -> Callable[..., SplitFeatures]:
-    """Rows of `classes` classes around centres of their own; the first class is three times as large."""
-    centres = np.random.default_rng(7).normal(size=(3, DIM))
+def make_trained() -> Callable[..., TrainedHead]:
+    """Train on drawn rows; whoever changes a head that this gave changes it for every test."""
 
-    def draw(n: int, classes: int = 3, seed: int = 0) -> SplitFeatures:
-        rng = np.random.default_rng(seed)
-        shares = np.array([3, 1, 1][:classes])
-        y = rng.choice(classes, size=n, p=shares / shares.sum())
-        X = centres[y] + rng.normal(scale=1.5, size=(n, DIM)) + 5
-        return SplitFeatures(X.astype(np.float32), y.astype(np.int64))
-
-    return draw
-
-
-@pytest.fixture(scope="session")
-def make_trained(draw) -> Callable[..., TrainedHead]:
-    def make_trained(head_name: str, task: str = "three_class", **params: Any) -> TrainedHead:
-        k = len(get_task(task).classes)
-        splits = {"val": draw(80, k, seed=1), "test": draw(80, k, seed=2)}
-        merged = QUICK[head_name] | params
-        return train_head(task, head_name, draw(300, k), extractor=EXTRACTOR, params=merged, **splits)
+    @cache
+    def make_trained(head_name: str, shape: str = "three", **params: Any) -> TrainedHead:
+        splits = {"val": draw(shape, 80, seed=1), "test": draw(shape, 80, seed=2)}
+        return train_head(
+            TASKS[shape],
+            head_name,
+            draw(shape, 300),
+            extractor=EXTRACTOR,
+            params=QUICK[head_name] | params,
+            resamples=20,
+            **splits,
+        )
 
     return make_trained
 
 
 @pytest.fixture
-def trained(make_trained, head_name) -> TrainedHead:
-    return make_trained(head_name)
+def trained(make_trained, head_name, shape) -> TrainedHead:
+    return make_trained(head_name, shape)

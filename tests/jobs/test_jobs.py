@@ -43,7 +43,7 @@ def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> No
     assert "60" in submit("ingest_studies", "source=kermany", "archive=archive", "lake=lake", "val_fraction=0.3")
     assert "new features  60" in submit("extract_features", "lake=lake", "backbone.weights=random")
     assert "test: accuracy" in submit("train_head", "lake=lake", "task=binary", "head=logistic")
-    assert "new predictions  60" in submit("score_studies", "lake=lake", "head=binary/logistic")
+    assert "new predictions  60" in submit("score_studies", "lake=lake", "heads=binary/logistic")
     tables = {path.name for path in (tmp_path / "lake").iterdir() if not path.name.startswith("_")}
     assert tables == {"studies", "features", "heads", "predictions"}
 
@@ -55,7 +55,9 @@ def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> No
         ("ingest_studies", ["source=kermany", "archive=.", "lak=x"], "did you mean lake"),
         ("extract_features", ["lake=nowhere"], "no lake"),
         ("train_head", ["lake=nowhere", "task=binary", "head=mlp"], "no lake"),
-        ("score_studies", ["lake=nowhere", "head=binary/mlp"], "no lake"),
+        ("score_studies", ["lake=nowhere", "heads=binary/mlp"], "no lake"),
+        ("compare_heads", ["lake=nowhere", "heads=binary/mlp"], "no lake"),
+        ("cross_validate_heads", ["lake=nowhere", "tasks=binary"], "no lake"),
         ("audit_lake", ["lake=nowhere"], "no lake"),
         ("explore_dataset", ["lake=nowhere"], "no lake"),
         ("make_phantoms", ["out=x", "studies=0"], "studies"),

@@ -10,7 +10,9 @@ import yaml
 from pydantic import Field
 
 from pipelines.audit import AuditConfig
+from pipelines.compare import CompareConfig
 from pipelines.config import Config, HelpRequested, help_text, read_config
+from pipelines.cross_validation_grid import CrossValidationConfig
 from pipelines.errors import ConfigError
 from pipelines.explore import ExploreConfig
 from pipelines.extract import ExtractConfig
@@ -26,6 +28,10 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 class Inner(Config):
     depth: int = Field(3, ge=1, description="how deep")
+
+
+class Aliased(Config):
+    from_: Literal["a", "b"] = Field("a", alias="from", description="whence")
 
 
 class Example(Config):
@@ -101,6 +107,16 @@ def test_help_lists_every_key_with_type_default_and_line() -> None:
     assert "inner.depth  <int, default 3>\n      how deep" in text
 
 
+def test_a_key_that_is_a_word_of_pythons_is_spelt_as_users_do(tmp_path: Path) -> None:
+    file = tmp_path / "aliased.yaml"
+    file.write_text("from: b\n")
+    assert read_config(Aliased, [], purpose="", default_file=file).from_ == "b"
+    assert read_config(Aliased, ["from=a"], purpose="", default_file=file).from_ == "a"
+    assert "  from  <a|b, default a>" in help_text(Aliased, "", file)
+    with pytest.raises(ConfigError, match=r"(?m)^  from: .*\n  form: no such key; did you mean from\?$"):
+        read_config(Aliased, ["from=c", "form=a"], purpose="", default_file=file)
+
+
 JOBS: dict[str, type[Config]] = {
     "make_phantoms": PhantomsConfig,
     "ingest_studies": IngestConfig,
@@ -109,6 +125,8 @@ JOBS: dict[str, type[Config]] = {
     "explore_dataset": ExploreConfig,
     "extract_features": ExtractConfig,
     "train_head": TrainConfig,
+    "compare_heads": CompareConfig,
+    "cross_validate_heads": CrossValidationConfig,
     "train_segmenter": SegmenterTrainingConfig,
     "score_studies": ScoreConfig,
 }
@@ -123,7 +141,7 @@ def test_the_yaml_of_a_job_holds_every_default_and_no_other(job: str) -> None:
     written = yaml.safe_load((CONF / f"{job}.yaml").read_text()) or {}
     assert not set(written) & set(required)
     assert model.model_validate(written | required) == model.model_validate(required)
-    assert set(written) | set(required) == set(model.model_fields)
+    assert set(written) | set(required) == {field.alias or name for name, field in model.model_fields.items()}
 
 
 @pytest.mark.parametrize("job", JOBS)
