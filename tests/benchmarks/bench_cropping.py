@@ -37,8 +37,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18
 
+from classifiers.heads import make_head
 from classifiers.tasks import UNANSWERED, get_task
-from classifiers.training import SplitFeatures, train_head
 from featurizers.crops import decode_png
 from featurizers.embedder import fit
 from featurizers.radiograph import Pixels
@@ -46,8 +46,8 @@ from pipelines.extract import BackboneConfig, ExtractConfig, extract
 from pipelines.ingest import CropConfig, IngestConfig, ingest
 from pipelines.lake import Lake
 from pipelines.splits import Split
-from pipelines.tables import Table
 from pipelines.stored_features import as_matrix
+from pipelines.tables import Table
 
 DEFAULT_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 WHOLE = "whole image"
@@ -210,9 +210,8 @@ def judge_heads(lake: Lake, cohort: Cohort) -> dict[str, Probabilities]:
     features = read_features(lake.features(extractor), cohort.image_ids)
     probabilities: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in cohort.held_out}
     for (name, held_out), (task, targets) in product(cohort.held_out.items(), cohort.targets.items()):
-        rows = SplitFeatures(features[~held_out], targets[~held_out])
-        trained = train_head(task, "logistic", rows, extractor=extractor)
-        probabilities[name][task] = trained.head.predict_proba(features[held_out])[None]
+        head = make_head("logistic").fit(features[~held_out], targets[~held_out])
+        probabilities[name][task] = head.predict_proba(features[held_out])[None]
     return probabilities
 
 
@@ -226,8 +225,7 @@ def judge_frames(lake: Lake, cohort: Cohort, number: int) -> Iterator[str]:
     boxes = dict(zip(rows["image_id"].to_pylist(), rows["lung_box"].to_pylist(), strict=True))
     frames = np.array([list(boxes[image_id].values()) for image_id in cohort.image_ids], np.float32)
     for (name, held_out), (task, targets) in product(cohort.held_out.items(), cohort.targets.items()):
-        trained = train_head(task, "xgboost", SplitFeatures(frames[~held_out], targets[~held_out]), extractor="none")
-        probabilities = trained.head.predict_proba(frames[held_out])
+        probabilities = make_head("xgboost").fit(frames[~held_out], targets[~held_out]).predict_proba(frames[held_out])
         weights = resample(cohort.patients[held_out], number)
         area = Interval.of(metrics(weights, targets[held_out], probabilities)["auc"])
         yield f"{name} {task}: AUC {area.value:.3f} ({area.low:.3f} to {area.high:.3f}) from the crop's box alone"
