@@ -146,7 +146,7 @@ def _look(lake: Lake, config: AuditConfig, record: JobRecord) -> LakeBooks:
         runs_with_images_twice=runs_twice,
         staging=staging(lake),
         # Asked only where it matters, for it reads what every job left.
-        scored_from_images=frozenset(
+        scored_from_images=[
             name for name, table in tables.items() if images[name].without_study and is_scored_from_images(table)
-        ),
+        ],
     )

@@ -38,7 +38,7 @@ class LakeBooks:
     images: dict[str, ImageCounts]
     runs_with_images_twice: list[str]
     staging: tuple[Leftover, ...]
-    scored_from_images: frozenset[str]
+    scored_from_images: list[str]
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ def locate(lake: Lake, uri: str, dataset: str | None, key_file: str | None) -> s
         ConfigError: if the key is not at hand, or is another one.
         SourceError: if the archive is not where it was, or holds no such file.
     """
-    name, known = _known(lake, dataset)
+    name, known, told_in = _known(lake, dataset)
     archive = Folder.at(known.archive)
     if not archive.exists():
         raise SourceError(
             f"the archive of data set '{name}' is not where it was when it was ingested. Mount it there; if it has "
-            f"moved for good, correct {name}.json in {lake.datasets.uri} or {lake.scored_archives.uri}."
+            f"moved for good, correct {told_in}."
         )
     if archive.filesystem.isfile(f"{archive.path}/{uri}"):
         return f"{archive.uri}/{uri}"
@@ -50,7 +50,8 @@ def locate(lake: Lake, uri: str, dataset: str | None, key_file: str | None) -> s
     )
 
 
-def _known(lake: Lake, dataset: str | None) -> tuple[str, Dataset]:
+def _known(lake: Lake, dataset: str | None) -> tuple[str, Dataset, str]:
+    """The data set's name, what is remembered of it, and the URI of the file where that stands."""
     # An archive that was only scored is told by keyed uris too.
     folders = {
         file.removesuffix(".json"): folder
@@ -63,7 +64,8 @@ def _known(lake: Lake, dataset: str | None) -> tuple[str, Dataset]:
     if dataset is None or dataset not in there:
         cause = "the lake holds several data sets" if dataset is None else f"the lake knows no data set '{dataset}'"
         raise LakeError(f"{cause}. Give dataset=NAME, one of: {', '.join(there) or 'none'}.")
-    return dataset, Dataset(**folders[dataset].read_json(f"{dataset}.json"))
+    file = f"{dataset}.json"
+    return dataset, Dataset(**folders[dataset].read_json(file)), f"{folders[dataset].uri}/{file}"
 
 
 def _pseudonymizer(name: str, known: Dataset, key_file: str | None) -> Pseudonymizer:

@@ -10,6 +10,7 @@ import torch
 from sklearn.base import clone
 from small_heads import DIM, aucs, draw, quick
 
+from classifiers.balance import Balance, rebalance
 from classifiers.errors import HeadError
 from classifiers.heads import make_head
 from classifiers.tasks import UNANSWERED
@@ -159,17 +160,25 @@ def test_patience_is_how_long_it_waits():
     assert len(quick("mlp", max_epochs=25, patience=2).fit(X, y).learning_curves_["train loss"]) == 25
 
 
-def test_the_validation_loss_is_the_log_loss_of_the_epoch(shape):
+@pytest.mark.parametrize("balance", ["none", "class_weight", "over_sample"])
+def test_the_validation_loss_is_the_log_loss_with_classes_counting_as_in_train(shape, balance):
     rows, val = draw(shape, 200), draw(shape, 100, seed=1)
-    head = quick("mlp", **PRECISE, max_epochs=3, learning_rate=1e-3)
+    head = quick("mlp", **PRECISE | {"balance": balance}, max_epochs=3, learning_rate=1e-3)
     head.fit(rows.features, rows.targets, val.features, val.targets)
     assert head.n_epochs_ == 3
     p, y = head.predict_proba(val.features), val.targets
+    # What a negative and a positive, or a row of each class, counts in train after balancing.
     if shape == "labels":
-        entries = np.where(y == 1, np.log(p), np.log(1 - p)) * (y != UNANSWERED)
+        drawn = rows.targets[rebalance(rows.features, rows.targets, Balance(balance), 0).rows]
+        before, after = (np.array([(each == value).sum(axis=0) for value in (0, 1)]) for each in (rows.targets, drawn))
+        weigh = (after if balance == "over_sample" else before.sum(axis=0) / 2) / before
+        weigh = np.ones((2, 3)) if balance == "none" else weigh
+        entries = weigh[1] * (y == 1) * np.log(p) + weigh[0] * (y == 0) * np.log(1 - p)
         loss = -entries.sum(axis=1).mean()
     else:
-        loss = -np.log(p[np.arange(100), y]).mean()
+        before = np.bincount(rows.targets)
+        after = {"none": before, "class_weight": 200 / len(before), "over_sample": before.max()}[balance]
+        loss = -((after / before)[y] * np.log(p[np.arange(100), y])).mean()
     assert head.learning_curves_["val loss"][-1] == pytest.approx(loss, rel=1e-4)
 
 

@@ -89,6 +89,8 @@ def test_score(trained, shape):
     assert scores.probabilities.shape == scores.decisions.shape == scores.uncalibrated.shape == (40, k)
     assert scores.decisions.dtype == np.bool_
     assert np.array_equal(trained.predict_proba(draw(shape, 40).features), scores.probabilities)
+    assert np.array_equal(trained.head.predict_proba(draw(shape, 40).features), scores.uncalibrated)
+    assert np.array_equal(trained.calibrator(scores.uncalibrated), scores.probabilities)
     if shape == "labels":
         assert np.array_equal(scores.decisions, scores.probabilities >= trained.thresholds.levels)
     else:
