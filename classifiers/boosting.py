@@ -12,7 +12,7 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
-from xgboost import Booster
+from xgboost import Booster, collective
 from xgboost.callback import EarlyStopping
 from xgboost.core import XGBoostError
 
@@ -142,13 +142,19 @@ class XGBoostHead(Head):
                 _describe(matrix, column)
                 evals = [(matrix, "train")]
                 # A label that no validation row knows has no loss there, and boosts all its rounds.
-                if watched is not None and watched_column is not None and watched_column[1].any():
+                if watched is not None and watched_column is not None and self._is_known(watched_column[1]):
                     _describe(watched, watched_column)
                     evals.append((watched, "val"))
                 boosted.append(self._boost(matrix, evals))
             # XGBoost's cache files go with the folder, so its handles on them must be gone before.
             del matrix, watched, evals
         self.keep(boosted)
+
+    def _is_known(self, weights: NDArray[np.float32]) -> bool:
+        """Whether a validation row knows the label: any at all where several processes share the rows, for all of them
+        must take the same steps. Outside of XGBoost's own cluster this process is the only one.
+        """
+        return bool(collective.allreduce(np.array([weights.any()], np.int32), collective.Op.MAX)[0])
 
     def keep(self, boosted: Sequence[tuple[Booster, Losses]]) -> None:
         """Become fitted from boosters, wherever they were fitted, and the losses that were watched meanwhile.

@@ -28,6 +28,10 @@ EPSILON: Final = 1e-12
 _SLOPES: Final = (0.01, 100.0)
 
 
+FEWEST: Final = 5
+"""Rows of val that show a class, and that do not, below which it is not calibrated: one image makes no curve."""
+
+
 class Calibration(StrEnum):
     """How probabilities are mapped.
 
@@ -63,9 +67,10 @@ class Calibrator:
         slopes, offsets: of every class on the log-odds (multi-label) or the logarithm (exclusive classes, which share
             one slope) of its probability; None for `none` and `isotonic`. A temperature is 1 / slope.
         knots: of every class, None for one that is left out; None for every other method than `isotonic`.
-        left_out: the classes that val says nothing of, as none of its rows, or every one, is of them. They are left as
-            they are. Exclusive probabilities still have to add up to 1, so that a class left out shares the
-            temperature, or the division by the sum, of the others; where fewer than two occur, nothing is changed.
+        left_out: the classes that val says too little of: fewer than `FEWEST` of its rows are of them, or not of them.
+            They are left as they are. Exclusive probabilities still have to add up to 1, so that a class left out
+            shares the temperature, or the division by the sum, of the others; where fewer than two are left, nothing is
+            changed.
     """
 
     method: Calibration
@@ -188,7 +193,7 @@ def fit_calibrator(
         )
     held_out = HeldOut.of(task, targets, probabilities)
     positives = held_out.truth.sum(axis=0)
-    fits = (positives > 0) & (positives < held_out.known.sum(axis=0))
+    fits = (positives >= FEWEST) & (held_out.known.sum(axis=0) - positives >= FEWEST)
     left_out = tuple(name for name, fit in zip(task.classes, fits, strict=True) if not fit)
     if method is Calibration.ISOTONIC:
         knots = tuple(_isotonic(*held_out.of_class(place)) if fit else None for place, fit in enumerate(fits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
@@ -280,6 +281,11 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
                 "there are too few: choose another balance, or add such images to train"
             )
         if balanced.extra_X is not None and balanced.extra_y is not None:
+            if isinstance(X, np.memmap):
+                raise HeadError(
+                    "balance=smote makes rows in memory, where these features do not fit: choose over_sample, or give "
+                    "more memory"
+                )
             X = np.concatenate([X[balanced.rows], balanced.extra_X])
             y = np.concatenate([y[balanced.rows], balanced.extra_y])
             return Labelled(X, y, balanced.weights, np.ones(len(y), np.int64))
@@ -287,7 +293,7 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         weights = np.zeros(y.shape, np.float32)
         weights[balanced.rows] = balanced.weights
         if (kept := np.flatnonzero(repeats)).size < len(y):
-            X, y, weights, repeats = X[kept], y[kept], weights[kept], repeats[kept]
+            X, y, weights, repeats = _rows_of(X, kept), y[kept], weights[kept], repeats[kept]
         return Labelled(X, y, weights, repeats)
 
     def _check_validation(self, X: NDArray[Any] | None, y_val: ArrayLike | None) -> Labelled | None:
@@ -390,7 +396,18 @@ def _hold_out(
     is_lost = bool(_one_sided(kept)) if y.ndim == 2 else len(np.unique(kept)) < len(np.unique(y))
     if is_lost or not (y[is_held] != UNANSWERED).any():
         return X, y, None
-    return X[~is_held], kept, _plain(X[is_held], y[is_held])
+    return _rows_of(X, np.flatnonzero(~is_held)), kept, _plain(_rows_of(X, np.flatnonzero(is_held)), y[is_held])
+
+
+def _rows_of(X: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Some rows: a copy, which is on disk where X is, for there memory has no room."""
+    if not isinstance(X, np.memmap):
+        return np.asarray(X[rows])
+    with tempfile.TemporaryFile() as file:  # without a name: it goes with the last view of it
+        copy: NDArray[Any] = np.memmap(file, X.dtype, "w+", shape=(len(rows), *X.shape[1:]))
+    for start in range(0, len(rows), BLOCK_ROWS):
+        copy[start : start + BLOCK_ROWS] = X[rows[start : start + BLOCK_ROWS]]
+    return copy
 
 
 def _one_sided(y: NDArray[np.integer[Any]]) -> dict[str, list[int]]:

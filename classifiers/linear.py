@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar, Final
@@ -11,13 +12,14 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval
 from torch.nn.functional import log_softmax, softplus
 
 from classifiers.balance import class_counts
 from classifiers.estimator import Head, Labelled, probabilities_of
-from classifiers.standardise import ROWS, Standardisation
+from classifiers.standardise import ROWS, Standardisation, as_tensor
 from classifiers.tasks import POSITIVE, UNANSWERED
 from classifiers.tensors import read_tensors, write_tensors
 
@@ -143,6 +145,13 @@ class LogisticHead(Head):
             callback=watch,
             options={"maxiter": self.max_iter, "maxcor": _STEPS_REMEMBERED, "ftol": 1e-9, "gtol": 0.0},
         )
+        if solved.nit >= self.max_iter and objective.gradient_norm > self.tol:
+            warnings.warn(
+                f"logistic regression was still moving after max_iter={self.max_iter} iterations (gradient "
+                f"{objective.gradient_norm:.2g}, tol={self.tol:g}): raise max_iter, or lower C",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         coef, intercept = objective.coefficients(solved.x)
         self.mean_, self.scale_ = standardise
         self.coef_, self.intercept_ = coef.astype(np.float32), intercept.astype(np.float32)
@@ -150,9 +159,8 @@ class LogisticHead(Head):
         self.learning_curves_ = {"train loss": losses}
 
     def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
-        coef, intercept = torch.tensor(self.coef_), torch.tensor(self.intercept_)
-        blocks = Standardisation(self.mean_, self.scale_).blocks(X)
-        scores = np.concatenate([torch.addmm(intercept, block, coef.T).numpy() for block in blocks])
+        coef, intercept = Standardisation(self.mean_, self.scale_).folded(self.coef_, self.intercept_)
+        scores = torch.addmm(intercept, as_tensor(X), coef.T).numpy()
         return probabilities_of(scores, multi_label=self.multi_label_)
 
     def _restore(self, files: Mapping[str, bytes]) -> None:

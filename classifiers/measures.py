@@ -103,7 +103,9 @@ class Measures:
         found[Key(CLASS, "average_precision")] = np.stack([each.average_precision for each in areas], axis=1)
         support, each_class = cells[:, 2] + cells[:, 3], np.ones_like(cells[:, 0])
         for figure in CLASS_FIGURES:
-            found[Key(MACRO, figure)] = mean_over_classes(found[Key(CLASS, figure)], each_class)
+            # A class without rows has an F1 of 0 or none, as one decision falls: it is in no mean of theirs.
+            counted = (support > 0).astype(support.dtype) if figure == "f1" else each_class
+            found[Key(MACRO, figure)] = mean_over_classes(found[Key(CLASS, figure)], counted)
             found[Key(WEIGHTED, figure)] = mean_over_classes(found[Key(CLASS, figure)], support)
         parts = [found[Key(CLASS, figure)] for figure in self.balanced_parts]
         found[BALANCED_ACCURACY] = mean_over_classes(np.mean(parts, axis=0), each_class)

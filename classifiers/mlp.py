@@ -191,12 +191,12 @@ class MLPHead(Head):
         return total / len(val.y)
 
     def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
-        # torch.tensor copies into memory aligned the same way each time, so that a restored head adds up in the same
-        # order as the fitted one, and answers the same to the last bit.
-        layers = [(torch.tensor(c), torch.tensor(i)) for c, i in zip(self.coefs_, self.intercepts_, strict=True)]
+        first = Standardisation(self.mean_, self.scale_).folded(self.coefs_[0], self.intercepts_[0])
+        # torch.tensor copies into memory aligned the same way each time, as `folded` does.
+        rest = zip(self.coefs_[1:], self.intercepts_[1:], strict=True)
+        layers = [first, *((torch.tensor(coef), torch.tensor(intercept)) for coef, intercept in rest)]
         with torch.no_grad():
-            blocks = Standardisation(self.mean_, self.scale_).blocks(X)
-            scores = np.concatenate([self._scores(block, layers).numpy() for block in blocks])
+            scores = self._scores(as_tensor(X), layers).numpy()
         return probabilities_of(scores, multi_label=self.multi_label_)
 
     def _restore(self, files: Mapping[str, bytes]) -> None:

@@ -149,7 +149,7 @@ class _OnRows(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         order = np.random.default_rng(self.seed).permutation(len(y))
         first = _first_rows(y, order)
         chosen = np.sort(np.concatenate([first, order[~np.isin(order, first)]])[: self.rows])
-        self.head_ = clone(self.head).fit(X[chosen], y[chosen], patients=patients[chosen])
+        self.head_ = clone(self.head).fit(X[chosen], y[chosen], patients=patients[chosen], multi_label=y.ndim == 2)
         return self
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -45,6 +45,22 @@ class Standardisation(NamedTuple):
         scale = np.where(is_constant, 1, np.sqrt(np.where(is_constant, 1, variance)))
         return cls((shift + mean).astype(np.float32), scale.astype(np.float32))
 
+    def folded(self, coef: NDArray[np.float32], intercept: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make a layer on standardised features one on features as they are, which saves a copy of them.
+
+        Args:
+            coef: float32 (out, d).
+            intercept: float32 (out,).
+
+        Returns:
+            The same two of the layer that answers the same, but for rounding. Of whatever alignment the arrays are,
+            theirs is always the same, so that a restored head adds up in the same order as the fitted one, and answers
+            the same to the last bit.
+        """
+        scaled = coef / self.scale.astype(np.float64)
+        shifted = intercept - scaled @ self.mean.astype(np.float64)
+        return torch.tensor(scaled, dtype=torch.float32), torch.tensor(shifted, dtype=torch.float32)
+
     def blocks(self, X: NDArray[np.float32]) -> Iterator[torch.Tensor]:
         """Consecutive rows standardised, `ROWS` at a time: float32 (b, d), in one buffer that the next block
         overwrites, for fresh memory costs more than the arithmetic.

@@ -215,7 +215,8 @@ class Task:
         lines = []
         for rule in self.rules:
             for name in rule.unmet(there):
-                near = difflib.get_close_matches(name.casefold(), spelt, n=1)
+                # Only what is nearly the same: another disease's name is no misspelling.
+                near = difflib.get_close_matches(name.casefold(), spelt, n=1, cutoff=0.85)
                 hint = f"; is it spelt {spelt[near[0]]!r} here?" if near else ""
                 lines.append(f"class {rule.name!r}: no image mentions {name!r}{hint}")
         if lines:

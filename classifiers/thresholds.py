@@ -59,7 +59,7 @@ class Thresholds:
         multi_label: whether each class is a question of its own.
         chosen_on: "val"; None for `argmax` and `fixed`.
         defaulted: the classes that val could not decide: too few answers, no order to speak of, or a target out of
-            reach. Their level is 0.5; of more than two exclusive classes 1 / k, at which nothing is weighted.
+            reach. Their level is 0.5; of more than two exclusive classes the geometric mean of the others' levels.
         classes: the task's classes.
     """
 
@@ -98,7 +98,10 @@ class Thresholds:
     def describe(self) -> str:
         """Say in words how decisions are taken, in one line."""
         if self.levels is None:
-            return "argmax: the class that the head itself scores highest"
+            return (
+                "argmax: the class that the head itself scores highest, before any calibration, so that it need not be "
+                "the one of the largest calibrated probability"
+            )
         told = dict(zip(self.classes, self.levels, strict=True))
         if not self.multi_label and len(told) == 2:
             told = {self.classes[-1]: self.levels[-1]}
@@ -187,7 +190,10 @@ def choose_thresholds(
         is_one_question = k == 2 and not task.multi_label
         asked = range(1 if is_one_question else 0, k)
         found = {place: _level(rule, value or 0.0, *held_out.of_class(place)) for place in asked}
-        default = HALF if task.multi_label else 1 / k
+        known = [level for level in found.values() if level is not None]
+        # Between exclusive classes only ratios count: the geometric mean weighs a class as the others do on average.
+        is_even = task.multi_label or is_one_question or not known
+        default = (HALF if task.multi_label else 1 / k) if is_even else float(np.exp(np.mean(np.log(known))))
         levels = _levels(task, [found.get(place) or default for place in range(k)])
         defaulted = tuple(task.classes[place] for place, level in found.items() if level is None)
     chosen_on = "val" if rule in _LOOKS_AT_VAL else None
@@ -215,6 +221,12 @@ def check_threshold(rule: ThresholdRule, value: float | None, task: Task) -> flo
             raise HeadError(
                 f"threshold {rule.value} with value {value} has no target: give the {wanted} to reach on val as its "
                 "value, above 0 and at most 1"
+            )
+        if not task.multi_label and len(task.classes) > 2:
+            raise HeadError(
+                f"threshold {rule.value} sets each class apart from the rest, but of the {len(task.classes)} exclusive "
+                f"classes of task {task.name!r} one is decided, and none would reach its target: choose argmax, youden "
+                "or best_f1, or ask a task of two classes, or one whose classes do not exclude each other"
             )
     elif value is not None:
         raise HeadError(

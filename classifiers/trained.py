@@ -66,7 +66,7 @@ class Scores:
     uncalibrated: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedHead:
     """A fitted head, tied to what it was fitted for.
 
@@ -110,6 +110,13 @@ class TrainedHead:
                 f"the head was fitted on the labels {self.head.classes_.tolist()}, task {self.task.name!r} has the "
                 f"class indices 0 to {len(self.task.classes) - 1}: fit it on the task's targets"
             )
+
+    def __repr__(self) -> str:
+        split = next((name for name in ("test", "val") if name in self.metrics), None)
+        if split is None:
+            return f"<{self.head_name} for {self.task.name}: not evaluated>"
+        name, figure = self.metrics[split].headline
+        return f"<{self.head_name} for {self.task.name}: {name} {figure.value} on {split}>"
 
     @property
     def head_name(self) -> str:

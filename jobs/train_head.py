@@ -1,6 +1,6 @@
 """Train a head on stored features, evaluate it beside the majority baseline, and keep it with its report.
 
-Needs neither Spark nor Java, so it starts in seconds.
+Starts neither Spark nor Java, unless engine=spark, so it begins in seconds.
 
 examples:
   python jobs/train_head.py lake=/data/lake task=binary head=logistic

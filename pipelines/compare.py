@@ -48,7 +48,7 @@ class CompareConfig(LakeConfig):
         "first of their task",
     )
     split: Literal["test", "val"] = Field("test", description="the rows that all heads score")
-    name: str = Field("heads", pattern=r"^[\w.-]+$", description="where the comparison is kept: comparisons/NAME")
+    name: str = Field("heads", pattern=r"^\w[\w.-]*$", description="where the comparison is kept: comparisons/NAME")
     resamples: int = Field(RESAMPLES, ge=0, description="of patients, behind every interval")
 
 
@@ -177,8 +177,9 @@ def _held_side_by_side(
 def _how(config: CompareConfig) -> str:
     told = (
         f"Stored heads scored the same rows, those of the {config.split} split that the task answers, with their own "
-        "calibration and thresholds. Each is held against the first head that was named for its task, which was chosen "
-        "before any figure was seen. The baseline says for every image what share of train each class has."
+        "calibration and thresholds. Each is held against the first head that was named for its task. Whoever saw "
+        "their reports before naming it has seen these figures. The baseline says for every image what share of train "
+        "each class has."
     )
     if config.split == "val":
         told += " Early stopping, calibration and thresholds looked at val, so these figures are a little too good."

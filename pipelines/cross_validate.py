@@ -26,9 +26,10 @@ from pipelines.cross_validation_grid import CrossValidationConfig, Setting, read
 from pipelines.errors import ConfigError, LakeError
 from pipelines.finished import FinishedSettings
 from pipelines.job import JobRecord, summary_text, versions
-from pipelines.labelled import read_labelled
+from pipelines.labelled import Labelled, find_rows
 from pipelines.lake import Lake
 from pipelines.progress import Progress, clock
+from pipelines.splits import Split
 
 
 def cross_validate_heads(config: CrossValidationConfig) -> JobRecord:
@@ -180,7 +181,7 @@ class _Work:
 
     def _rows(self, task: Task) -> SplitRows:
         """Train and val together."""
-        with self.record.time("read"), read_labelled(self.lake, self.extractor, task) as labelled:
+        with self.record.time("read"), self._read(task) as labelled:
             if labelled.spilled:
                 raise LakeError(
                     f"the features take {labelled.spilled / 2**30:.1f} GiB more than fits in memory, and "
@@ -194,6 +195,9 @@ class _Work:
                 "they were images: extract features without copies into a lake for this comparison"
             )
         return rows
+
+    def _read(self, task: Task) -> Labelled:
+        return find_rows(self.lake, self.extractor, task).read((Split.TRAIN, Split.VAL))
 
     def _judged(self, setting: Setting, rows: SplitRows, folds: NDArray[np.int64]) -> CrossValidated:
         config = self.config
@@ -254,8 +258,8 @@ def _how(config: CrossValidationConfig, reference: str, skipped: Sequence[str], 
         "Every setting was fitted once per fold, on the other folds, and said what it thinks of the images of its own; "
         "balancing touched only what was fitted on. Figures are of all images together. Folds are the same for every "
         "setting.",
-        f"Differences and tests are against {reference}: the first setting named that every task allows, chosen before "
-        "any figure was seen. The best one would be chosen by these very figures, and look better than it is.",
+        f"Differences and tests are against {reference}: the first setting named that every task allows, whatever "
+        "its figures. The best one would be chosen by these very figures, and look better than it is.",
         "The baseline says for every image what share of these images each class has.",
     ]
     if config.calibration != "none" or config.threshold:

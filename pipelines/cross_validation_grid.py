@@ -47,7 +47,7 @@ class CrossValidationConfig(LakeConfig):
     folds: int = Field(5, ge=2, description="of the cross-validation; a patient's images are in one")
     seed: int = Field(0, ge=0, lt=2**32, description="of the folds")
     name: str = Field(
-        "cross_validation", pattern=r"^[\w.-]+$", description="where the comparison is kept: comparisons/NAME"
+        "cross_validation", pattern=r"^\w[\w.-]*$", description="where the comparison is kept: comparisons/NAME"
     )
     extractor: str | None = Field(
         None, description="fingerprint (or its start) of the features; null: the only ones in the lake"

@@ -72,12 +72,14 @@ class Increment:
     source: Table
     columns: tuple[str, ...]
     target: Target
+    #: Of the source's rows, in SQL; None: all of them.
+    where: str | None = None
 
     def missing(self, spark: SparkSession) -> list[SourceFile]:
         """The files with missing images, in order; memory grows with the files, not with the images."""
         if not self.source.folder.runs():
             return []
-        there = self.source.read(spark).select("image_id", F.col("_metadata.file_path").alias("location"))
+        there = self._wanted(self.source.read(spark)).select("image_id", F.col("_metadata.file_path").alias("location"))
         done = self.target.done(spark).withColumn("done", F.lit(1))
         per_file = (
             there.join(done, "image_id", "left")
@@ -117,12 +119,16 @@ class Increment:
                 self.target.commit(rows, record)
 
     def _rows(self, spark: SparkSession, chunk: list[SourceFile]) -> DataFrame:
-        rows = self.source.read_files(spark, [file.location for file in chunk]).select(*self.columns)
+        files = [file.location for file in chunk]
+        rows = self._wanted(self.source.read_files(spark, files)).select(*self.columns)
         if any(file.missing < file.images for file in chunk):
             done = self.target.done(spark).join(rows.select("image_id"), "image_id", "left_semi")
             # Broadcast: the chunk's few done ids travel, and no crop is shuffled.
             rows = rows.join(F.broadcast(done), "image_id", "left_anti").select(*self.columns)
         return rows
+
+    def _wanted(self, rows: DataFrame) -> DataFrame:
+        return rows if self.where is None else rows.where(self.where)
 
 
 def chunks(files: list[SourceFile], chunk_images: int) -> Iterator[list[SourceFile]]:

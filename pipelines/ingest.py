@@ -162,7 +162,7 @@ class IngestConfig(SparkConfig):
         "null: the only one in the archive's top folder, if there is one; none: no labels",
     )
     dataset: str | None = Field(
-        None, pattern=r"^[\w.-]+$", description="name in the dataset column; null: the source's name"
+        None, pattern=r"^\w[\w.-]*$", description="name in the dataset column; null: the source's name"
     )
     pseudonym_key_file: str | None = Field(
         None, description="file with the secret key of the pseudonyms; null: the variable PLEURA_PSEUDONYM_KEY"

@@ -130,7 +130,7 @@ def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callab
             _leave_with(message)
         raise
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: committed runs are kept; the same command goes on from there.\n")
+        sys.stderr.write("\ninterrupted: what was committed is kept; run the same command again.\n")
         sys.exit(EXIT_INTERRUPTED)
     else:
         sys.stdout.write(f"{record}\n")

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pipelines.errors import LakeError
-from pipelines.extract import told_setup
+from pipelines.extract import ORIGINAL, told_setup
 from pipelines.folders import Folder
 from pipelines.increment import Increment
 from pipelines.job import JobRecord, summary_text
@@ -95,7 +95,13 @@ def _score_features(lake: Lake, heads: tuple[ScoredHead, ...], config: ScoreConf
     lines: list[str] = []
     with spark_session("score_studies", config.master, arrow_batch_rows=ROWS_AT_ONCE) as spark:
         for extractor, group in groups.items():
-            work = Increment(lake.features(extractor), ("image_id", "features"), HeadTables(lake, group))
+            # Augmented copies of train images are for training; an image has one answer.
+            work = Increment(
+                lake.features(extractor),
+                ("image_id", "features"),
+                HeadTables(lake, group),
+                where=f"variant = {ORIGINAL}",
+            )
             files = work.missing(spark)
             record.count("images", sum(file.missing for file in files))
             if files:
@@ -127,8 +133,9 @@ def _score_features(lake: Lake, heads: tuple[ScoredHead, ...], config: ScoreConf
 
 
 def _is_told(predictions: Table) -> bool:
+    """Whether the newest job told all: one that was killed before it did left rows that no list has."""
     jobs = predictions.folder / "_jobs"
-    return any(SUMMARY_CSV in (jobs / job).names() for job in reversed(jobs.names()))
+    return any(SUMMARY_CSV in (jobs / job).names() for job in jobs.names()[-1:])
 
 
 def _score_images(lake: Lake, heads: tuple[ScoredHead, ...], config: ScoreConfig, record: JobRecord) -> Told:

@@ -72,7 +72,7 @@ class ScoreConfig(SparkConfig):
     )
     dataset: str | None = Field(
         None,
-        pattern=r"^[\w.-]+$",
+        pattern=r"^\w[\w.-]*$",
         description="from=images: what the archive is called; null: the lake's data set of it, or else scored",
     )
     paths: Paths = Field(

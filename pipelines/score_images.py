@@ -78,6 +78,10 @@ class ImageReader(StudyReader):
             return known | rejected(rejection)
         return known | {"crop": crop_lungs(radiograph.pixels, self.crop, self.finder).pixels}
 
+    def _unseen(self, told: Row) -> Row:
+        # No source vouches here for what a file's ending says of its header.
+        return told | {"uri": self.identities.keyed_uri(told["path"])}
+
 
 @dataclass(frozen=True)
 class ImageScorer:

@@ -15,12 +15,13 @@ from classifiers.evaluation import Evaluation, Figure
 from classifiers.heads import head_names, make_head
 from classifiers.reports.examples import Example, worst_errors
 from classifiers.tasks import get_task
-from classifiers.thresholds import ThresholdRule
+from classifiers.thresholds import ThresholdRule, check_threshold
 from classifiers.trained import TrainedHead
 from classifiers.training import RESAMPLES, check_rules, train_head
 from pipelines import __version__
 from pipelines.config import LakeConfig
 from pipelines.engines import Engine, check_engine, fit_on_workers
+from pipelines.errors import LakeError
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text
 from pipelines.labelled import FoundRows, Labelled, find_rows
@@ -57,7 +58,7 @@ class TrainConfig(LakeConfig):
         None, description="what the rule asks for: the fixed threshold (0.5), the sensitivity, the precision"
     )
     name: str | None = Field(
-        None, pattern=r"^[\w.-]+$", description="where the head is kept: heads/TASK/NAME; null: the kind of head"
+        None, pattern=r"^\w[\w.-]*$", description="where the head is kept: heads/TASK/NAME; null: the kind of head"
     )
     extractor: str | None = Field(
         None, description="fingerprint (or its start) of the features to train on; null: the only ones in the lake"
@@ -92,7 +93,11 @@ def train(config: TrainConfig) -> JobRecord:
     """
     task = get_task(config.task)
     # What is misspelt or can't be had is told before anything is read.
-    check_engine(config.engine, make_head(config.head, **config.params), config.scheduler, config.master)
+    head = make_head(config.head, **config.params)
+    head.check_params()
+    check_engine(config.engine, head, config.scheduler, config.master)
+    if config.threshold is not None:
+        check_threshold(config.threshold, config.threshold_value, task)
     lake = Lake.open(config.lake)
     extractor = lake.choose_extractor(config.extractor)
     record = JobRecord("train_head", config)
@@ -103,6 +108,11 @@ def train(config: TrainConfig) -> JobRecord:
         labelled = rows.read(tuple(Split) if is_here or config.search.space else HELD_OUT, memory=memory)
     with labelled:
         check_rules(config.calibration, config.threshold, has_val=labelled.val is not None)
+        if labelled.spilled and config.search.space:
+            raise LakeError(
+                f"a search takes its rows from memory, and the features take {labelled.spilled / 2**30:.1f} GiB more "
+                "than fits: give more (memory_gb=…), or leave search.space out"
+            )
         with record.time("search"):
             found = run_search(config.search, config.head, config.params, task, labelled.train)
         params = config.params | (dict(found.best_params) if found else {})
@@ -174,15 +184,18 @@ def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: F
             f"{split} {counts.rows:,} of {counts.patients:,} patients" for split, counts in trained.class_counts.items()
         ),
         "unanswered": sum(labelled.unanswered.values()),
-        "balance": f"{trained.params['balance']}: {_listed(trained.balanced_counts)}",
+        "features": trained.provenance["Features"],
+        "balance": f"{trained.params['balance']}; rows of each class in the fit: {_listed(trained.balanced_counts)}",
         "probabilities": trained.calibrator.describe(),
         "decisions": trained.thresholds.describe(),
         "time": ", ".join(f"{name} {clock(seconds)}" for name, seconds in record.timings.items() if seconds >= 0.5),
     }
+    if trained.head.stops_early and "val" not in trained.class_counts:
+        rows["stopped early"] = "on a tenth of the patients of train, for want of a val split"
     if labelled.without_features:
         rows["not trained on"] = f"{labelled.without_features:,} studies that have no features yet"
     if labelled.spilled:
-        rows["on disk"] = f"{labelled.spilled / 2**30:.1f} GiB of features, for want of memory"
+        rows["on disk"] = f"{labelled.spilled / 2**20:,.0f} MiB of features, for want of memory"
     lines = [summary_text(f"Trained {trained.head_name} for {trained.task.name}", rows)]
     if not trained.metrics:
         lines.append("no val or test rows: nothing is known about how good this head is")
@@ -215,7 +228,9 @@ def _metrics_text(split: str, evaluation: Evaluation, baseline: Evaluation) -> s
         f"AUC {_shown(evaluation.auc)}, macro F1 {_shown(evaluation.macro_f1)}, n {evaluation.n:,}",
     ]
     if defined < len(evaluation.per_class):
-        lines.append(f"  AUCs are means over {defined} of {len(evaluation.per_class)} classes: the others have no row")
+        lines.append(
+            f"  AUC and macro F1 are means over {defined} of {len(evaluation.per_class)} classes: too few rows else"
+        )
     confusion = evaluation.confusion
     decided_as = "" if confusion is None else "   decided as " + " / ".join(evaluation.per_class)
     lines.append(f"  {''.ljust(width)}  precision  recall      F1     AUC (95 % interval)  support{decided_as}")

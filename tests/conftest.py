@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from pyspark.sql import SparkSession
 
 from pipelines.extract import BackboneConfig, ExtractConfig, extract
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.phantoms import PhantomsConfig, make_phantoms
 from pipelines.session import spark_session
+
+# How long an example takes says nothing here: machines are shared.
+settings.register_profile("pleura", deadline=None)
+settings.load_profile("pleura")
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PHANTOM_STUDIES = 90

@@ -123,7 +123,7 @@ def thresholds(trained: TrainedHead) -> str:
         told += (
             f'<p class="caution">{escape(chosen.chosen_on or "val")} could not decide the level of '
             f"{escape(', '.join(chosen.defaulted))}: too few images, no order to speak of, or a target out of reach. "
-            "The level that weights nothing stands in its place.</p>\n"
+            "0.5 stands in its place; among three exclusive classes or more, the geometric mean of the others.</p>\n"
         )
     return told + table("Level of each class", ("class", "level", "note"), rows)
 

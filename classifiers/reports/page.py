@@ -77,7 +77,12 @@ def _opening(trained: TrainedHead, examples: Sequence[Example]) -> str:
         if any(one.crop for one in examples)
         else ""
     )
-    notice = f'<p class="notice">{NOTICE}{private}<br>\n{facts.calibration_in_words(trained)}</p>\n'
+    untrained = (
+        "<br>\n<strong>The backbone is untrained</strong>: the figures show that the way works, not what it can do."
+        if "untrained" in trained.provenance.get("Features", "")
+        else ""
+    )
+    notice = f'<p class="notice">{NOTICE}{private}<br>\n{facts.calibration_in_words(trained)}{untrained}</p>\n'
     splits = _splits(trained)
     if not splits:
         return notice + "<p>Not evaluated: neither a val nor a test split had rows that the task answers.</p>\n"

@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from classifiers.calibration import Calibration, Calibrator, fit_calibrator
+from classifiers.calibration import FEWEST, Calibration, Calibrator, fit_calibrator
 from classifiers.errors import EvaluationError, HeadError
 from classifiers.tasks import Rule, Task, get_task
 
@@ -300,8 +300,17 @@ def test_one_probability_for_all_becomes_the_share_of_val(method):
 def test_a_row_that_isotonic_regression_gives_nothing_keeps_its_own():
     # Each class is absent up to 0.4 and certain at 0.5, so that thirds are nothing for all three.
     p = np.array([[0.5, 0.4, 0.1], [0.1, 0.5, 0.4], [0.4, 0.1, 0.5]])
-    calibrator = fit("isotonic", THREE, [0, 1, 2], p)
+    calibrator = fit("isotonic", THREE, [0, 1, 2] * FEWEST, np.tile(p, (FEWEST, 1)))
     assert calibrator(np.vstack([p, np.full(3, 1 / 3)])) == pytest.approx(np.vstack([np.eye(3), np.full(3, 1 / 3)]))
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_a_class_of_a_few_rows_is_left_as_it_is(method):
+    y, p = draw_labels(400)
+    y[np.flatnonzero(y[:, 0] == 1)[FEWEST - 1 :], 0] = 0
+    calibrator = fit(method, LABELS, y, p)
+    assert LABELS.classes[0] in calibrator.left_out
+    assert np.array_equal(calibrator(p)[:, 0], p[:, 0])
 
 
 def test_without_calibration_the_heads_own_probabilities_stay():

@@ -110,7 +110,11 @@ def check_averages(found, truth, p, decided):
         for figure, value, each in zip(("precision", "recall", "f1"), values, by_class, strict=True):
             # Where no class that defines the figure has rows, scikit-learn's weighted mean is 0.
             weightless = name == "weighted" and not support[~np.isnan(each)].any()
-            assert agrees(getattr(average, figure), np.nan if weightless else value), (name, figure)
+            expected = np.nan if weightless else value
+            if (name, figure) == ("macro", "f1"):
+                # scikit-learn counts the F1 of 0 that one false alarm gives a class without rows.
+                expected = each[support > 0].mean() if support.any() else np.nan
+            assert agrees(getattr(average, figure), expected), (name, figure)
         varied = truth.any(axis=0) & ~truth.all(axis=0)
         assert average.over == varied.sum()
         if name != "samples" and varied.all():

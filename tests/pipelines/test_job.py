@@ -129,7 +129,7 @@ def test_an_interrupted_job_says_what_is_kept(run: Callable[..., tuple[int, str,
     code, out, err = run(fail_with(KeyboardInterrupt()), "lake=x")
     assert code == EXIT_INTERRUPTED == 130
     assert out == ""
-    assert "committed runs are kept" in err
+    assert "what was committed is kept" in err
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), PythonException(FRAMES + "KeyError: 'crop'")])
