@@ -42,7 +42,7 @@ class Standardisation(NamedTuple):
         variance = np.maximum(second / total - mean**2, 0)
         # What rounding leaves of a constant is no variance.
         is_constant = np.sqrt(variance) <= 10 * np.finfo(np.float32).eps * np.abs(shift + mean)
-        scale = np.where(is_constant, 1, np.sqrt(np.where(is_constant, 1, variance)))
+        scale = np.sqrt(np.where(is_constant, 1, variance))
         return cls((shift + mean).astype(np.float32), scale.astype(np.float32))
 
     def folded(self, coef: NDArray[np.float32], intercept: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:

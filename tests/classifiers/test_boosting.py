@@ -102,16 +102,24 @@ def test_threads_change_nothing(shape):
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
-def test_mapped_features_leave_no_files_behind(tmp_path, monkeypatch):
+def test_mapped_features_are_binned_on_disk_and_leave_nothing_there(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(cache))
+    boost, there = xgboost.train, []
+
+    def watched(*args, **kwargs):
+        there.extend(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+        return boost(*args, **kwargs)
+
+    monkeypatch.setattr(xgboost, "train", watched)
     rows = draw("labels", 300)
     rows.features.tofile(tmp_path / "features")
     X = np.memmap(tmp_path / "features", np.float32, "r", shape=rows.features.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trees().fit(X, rows.targets, X, rows.targets)
+    assert max(there) >= rows.features.size  # a byte a value at least
     assert list(cache.iterdir()) == []
 
 
