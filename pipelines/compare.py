@@ -79,7 +79,7 @@ def compare_heads(config: CompareConfig) -> JobRecord:
         how=_how(config),
         provenance={
             "Features": "; ".join(
-                dict.fromkeys(f"extractor {h.extractor}" for g in groups.values() for h in g.values())
+                dict.fromkeys(lake.describe_extractor(h.extractor) for g in groups.values() for h in g.values())
             ),
             "Compared": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
         },

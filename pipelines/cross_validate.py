@@ -74,7 +74,7 @@ def cross_validate_heads(config: CrossValidationConfig) -> JobRecord:
         how=_how(config, reference.label, skipped, work.failed),
         provenance={
             "In the lake": "; ".join(dict.fromkeys(work.images)),
-            "Features": f"extractor {extractor}",
+            "Features": lake.describe_extractor(extractor),
             "Made": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
         },
     )

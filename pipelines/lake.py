@@ -109,6 +109,14 @@ class Lake:
         """The features of one extractor."""
         return Table(self.folder / "features" / f"extractor={extractor}", FEATURES)
 
+    def describe_extractor(self, extractor: str) -> str:
+        """What is known of an extractor, in one line for a report: backbone, precision, weights, fingerprint."""
+        folder = self.features(extractor).folder
+        if EXTRACTOR_CARD not in folder.names():
+            return f"extractor {extractor}"
+        card = folder.read_json(EXTRACTOR_CARD)
+        return f"{card['backbone']} {card['precision']}, weights {card['weights']}, extractor {extractor}"
+
     def choose_extractor(self, wanted: str | None) -> str:
         """The fingerprint meant by `wanted` (a prefix will do); the only one there is when None.
 

@@ -25,7 +25,7 @@ from pipelines.errors import LakeError
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text
 from pipelines.labelled import FoundRows, Labelled, find_rows
-from pipelines.lake import EXTRACTOR_CARD, Lake
+from pipelines.lake import Lake
 from pipelines.progress import clock
 from pipelines.search import SEARCH_TABLE, SearchConfig, run_search, search_file, search_lines
 from pipelines.splits import Split
@@ -130,7 +130,7 @@ def train(config: TrainConfig) -> JobRecord:
                 threshold_value=config.threshold_value,
                 provenance={
                     "Images": labelled.images,
-                    "Features": _describe_features(lake, extractor),
+                    "Features": lake.describe_extractor(extractor),
                     **({"Search on train": found.describe()} if found else {}),
                     "Trained": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
                 },
@@ -159,11 +159,6 @@ def _worst_errors(lake: Lake, trained: TrainedHead, labelled: Labelled) -> list[
     errors = worst_errors(trained.task, rows.targets, trained.score(rows.features), rows.image_ids, EXAMPLES)
     crops = thumbnails(lake.studies, {one.image_id for one in errors})
     return [one.with_crop(crops.get(one.image_id)) for one in errors]
-
-
-def _describe_features(lake: Lake, extractor: str) -> str:
-    card = lake.features(extractor).folder.read_json(EXTRACTOR_CARD)
-    return f"{card['backbone']} {card['precision']}, weights {card['weights']}"
 
 
 def _count(record: JobRecord, labelled: Labelled, trained: TrainedHead) -> None:

@@ -37,7 +37,7 @@ from pipelines.score import score
 from pipelines.score_config import ScoreConfig
 from pipelines.scoring import ANSWERS, answers
 from pipelines.stored_heads import load_head
-from pipelines.tables import PREDICTIONS, Table
+from pipelines.tables import FEATURES, PREDICTIONS, Table
 from pipelines.train import TrainConfig, train
 from tests.conftest import PHANTOM_STUDIES
 
@@ -123,6 +123,15 @@ def test_several_heads_answer_in_one_pass_what_each_would_alone(lake: Path) -> N
     assert "none: every image with features is scored already" in str(again)
     assert not folder_of(lake, "binary/mlp", again).exists()
     assert not list(lake.glob("_staging-*"))
+
+
+def test_augmented_copies_are_no_images(lake: Path) -> None:
+    there = Lake.open(str(lake))
+    features = there.features(load_head(there, "binary/mlp").extractor)
+    copies = features.to_arrow(FEATURES.names).slice(0, 7).to_pylist()
+    features.append_arrow(pa.Table.from_pylist([row | {"variant": 1} for row in copies], FEATURES))
+    assert score(config(lake, "binary/mlp")).counts["images"] == PHANTOM_STUDIES
+    assert len(predictions(lake, "binary/mlp")) == PHANTOM_STUDIES
 
 
 def test_what_the_screen_and_the_csv_files_tell_is_what_the_table_holds(lake: Path) -> None:
