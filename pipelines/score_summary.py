@@ -122,7 +122,7 @@ def summary_lines(head: ScoredHead, rows: Sequence[ClassSummary]) -> list[str]:
     """A head and its rows as an aligned table, for a terminal."""
     title = ["", f"{head.name}  {head.fingerprint[:12]}"]
     calibrator = head.trained.calibrator
-    if calibrator.method is Calibration.NONE:
+    if calibrator.method is Calibration.NONE or set(calibrator.left_out) == set(calibrator.classes):
         title.append("  probabilities  NOT calibrated")
     else:
         title.append(f"  probabilities  calibrated by {calibrator.describe()}")
