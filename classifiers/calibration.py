@@ -106,14 +106,18 @@ class Calibrator:
             np.isin(self.classes, self.left_out), given, expit(_log_odds(given) * self.slopes + self.offsets)
         )
 
+    def method_of(self, name: str) -> Calibration:
+        """How the probabilities of a class were calibrated; `none` where val has too little of it."""
+        return Calibration.NONE if name in self.left_out else self.method
+
     def describe(self) -> str:
         """Say in words what is done to the head's probabilities, in one line."""
         if self.method is Calibration.NONE:
             return "not calibrated: the probabilities are the head's own"
-        kept = [place for place, name in enumerate(self.classes) if name not in self.left_out]
+        kept = [place for place, name in enumerate(self.classes) if self.method_of(name) is not Calibration.NONE]
         parts = [f"{self.method.value} on val: {self._fitted(kept)}"] if kept else []
         if self.left_out:
-            parts.append(f"not fitted, as val has no row of them or of nothing else: {', '.join(self.left_out)}")
+            parts.append(f"NOT calibrated, as val has too little of them: {', '.join(self.left_out)}")
         return "; ".join(parts)
 
     def _fitted(self, kept: list[int]) -> str:

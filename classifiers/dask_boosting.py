@@ -24,13 +24,13 @@ from xgboost.dask import CommunicatorContext
 from xgboost.tracker import RabitTracker
 
 from classifiers.boosting import XGBoostHead
+from classifiers.dask_cluster import connect, names_of_workers
 from classifiers.errors import HeadError
 from classifiers.estimator import Labelled
 
 Read = Callable[[Sequence[NDArray[np.int64]]], list[NDArray[np.float32]]]
 """Reads features where it is called: places (n,), ascending, of several matrices, to float32 (n, d) each."""
 
-_SECONDS_TO_CONNECT: Final = 10
 _SECONDS_BETWEEN_LOOKS: Final = 5
 #: What of Pleura workers run.
 _NEEDED: Final = ("classifiers", "pipelines")
@@ -61,18 +61,7 @@ def dask_client(scheduler: str | None) -> Iterator[Client]:
         ):
             yield client
         return
-    try:
-        client = Client(scheduler, timeout=_SECONDS_TO_CONNECT)
-    except (OSError, ValueError) as error:
-        raise HeadError(
-            f"there is no Dask scheduler at {scheduler!r} ({error}): start one (dask scheduler, dask worker), give its "
-            "address, such as tcp://host:8786, or leave it out for workers on this machine"
-        ) from error
-    with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            raise HeadError(
-                f"the Dask scheduler at {scheduler!r} has no workers: start some with dask worker {scheduler}"
-            )
+    with connect(scheduler, "leave it out for workers on this machine") as client:
         for name in _NEEDED:
             # Functions of ours can't be sent to who does not have them; one of Python's own can.
             found = client.run(importlib.util.find_spec, name)
@@ -105,8 +94,10 @@ def boost_on_dask(client: Client, head: XGBoostHead, train: Labelled, val: Label
     """
     # No worker without rows of both: a matrix of none has no columns either.
     most = min(len(rows.y) for rows in (train, val) if rows is not None)
-    info = client.scheduler_info(n_workers=-1)["workers"]
-    workers = sorted(info, key=lambda address: str(info[address]["name"]))[:most]
+    names = names_of_workers(client)
+    if not names:
+        raise _broken_off("all left")
+    workers = sorted(names, key=lambda address: names[address])[:most]
     train_shares, val_shares = (
         [None] * len(workers) if rows is None else _shares(rows, len(workers)) for rows in (train, val)
     )
@@ -147,7 +138,7 @@ def _wait(client: Client, workers: Sequence[str], futures: Sequence[Future[Any]]
             done, waiting = wait(waiting, timeout=_SECONDS_BETWEEN_LOOKS, return_when="FIRST_COMPLETED")
         except TimeoutError:
             # A task that belongs to a worker would wait for ever for it to come back.
-            if lost := set(workers) - set(client.scheduler_info(n_workers=-1)["workers"]):
+            if lost := set(workers) - names_of_workers(client).keys():
                 raise _broken_off(f"{', '.join(sorted(lost))} left") from None
             continue
         for future in done:

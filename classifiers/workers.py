@@ -8,11 +8,8 @@ from typing import Final
 
 import joblib
 
-from classifiers.errors import HeadError
-
 #: Dask workers on this machine, one per core.
 LOCAL: Final = "local"
-_SECONDS_TO_CONNECT: Final = 10
 
 
 @contextmanager
@@ -32,6 +29,8 @@ def workers(scheduler: str | None) -> Iterator[None]:
     # Takes half a second to load, and most searches do without.
     from distributed import Client, LocalCluster  # noqa: PLC0415
 
+    from classifiers.dask_cluster import connect  # noqa: PLC0415
+
     if scheduler == LOCAL:
         with (
             LocalCluster(threads_per_worker=1, dashboard_address=None) as cluster,  # type: ignore[no-untyped-call]
@@ -40,17 +39,5 @@ def workers(scheduler: str | None) -> Iterator[None]:
         ):
             yield
         return
-    try:
-        client = Client(scheduler, timeout=_SECONDS_TO_CONNECT)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise HeadError(
-            f"there is no Dask scheduler at {scheduler!r} ({error}): start one (dask scheduler, dask worker), give its "
-            f"address, such as tcp://host:8786, or say {LOCAL!r}"
-        ) from error
-    with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            raise HeadError(
-                f"the Dask scheduler at {scheduler!r} has no workers: start some with dask worker {scheduler}"
-            )
-        with joblib.parallel_config("dask", client=client):
-            yield
+    with connect(scheduler, f"say {LOCAL!r}") as client, joblib.parallel_config("dask", client=client):
+        yield

@@ -97,7 +97,7 @@ def summarise(head: ScoredHead, predictions: DataFrame) -> list[ClassSummary]:
                 q95=q95,
                 rule=str(trained.thresholds.rule),
                 threshold=levels[name],
-                calibration=str(trained.calibrator.method),
+                calibration=str(trained.calibrator.method_of(name)),
             )
         )
     return found
@@ -122,7 +122,7 @@ def summary_lines(head: ScoredHead, rows: Sequence[ClassSummary]) -> list[str]:
     """A head and its rows as an aligned table, for a terminal."""
     title = ["", f"{head.name}  {head.fingerprint[:12]}"]
     calibrator = head.trained.calibrator
-    if calibrator.method is Calibration.NONE or set(calibrator.left_out) == set(calibrator.classes):
+    if all(calibrator.method_of(name) is Calibration.NONE for name in calibrator.classes):
         title.append("  probabilities  NOT calibrated")
     else:
         title.append(f"  probabilities  calibrated by {calibrator.describe()}")

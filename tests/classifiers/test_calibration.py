@@ -226,7 +226,7 @@ def test_a_label_without_both_answers_is_left_as_it_is_and_told(method):
     assert calibrator.left_out == ("nodule", "hernia")
     assert np.array_equal(calibrator(p)[:, 1:], p[:, 1:])
     assert not np.allclose(calibrator(p)[:, 0], p[:, 0])
-    assert "nodule, hernia" in calibrator.describe().partition("not fitted")[2]
+    assert "nodule, hernia" in calibrator.describe().partition("NOT calibrated")[2]
 
 
 @pytest.mark.parametrize("method", FITTED)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from distributed import Client, LocalCluster
 
-from classifiers import dask_boosting
+from classifiers import dask_boosting, dask_cluster
 from classifiers.boosting import XGBoostHead
 from classifiers.dask_boosting import boost_on_dask, dask_client
 from classifiers.errors import HeadError
@@ -80,7 +80,7 @@ def test_few_rows_and_workers_that_fail(client: Client, monkeypatch: pytest.Monk
 
 
 def test_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_boosting, "_SECONDS_TO_CONNECT", 0.5)
+    monkeypatch.setattr(dask_cluster, "_SECONDS_TO_CONNECT", 0.5)
     with (
         pytest.raises(HeadError, match=r"no Dask scheduler at 'tcp://127.0.0.1:9'.*start one"),
         dask_client("tcp://127.0.0.1:9"),

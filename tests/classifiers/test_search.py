@@ -177,7 +177,7 @@ def test_a_search_starts_dask_workers_of_its_own(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_scheduler_that_is_not_there_or_idle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classifiers.workers._SECONDS_TO_CONNECT", 0.2)
+    monkeypatch.setattr("classifiers.dask_cluster._SECONDS_TO_CONNECT", 0.2)
     with pytest.raises(HeadError, match=r"no Dask scheduler at 'tcp://127\.0\.0\.1:9'"):
         searched(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(HeadError, match="no Dask scheduler at 'nonsense://x'"):
