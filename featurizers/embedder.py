@@ -6,7 +6,7 @@ import queue
 import shutil
 import sysconfig
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -18,10 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from featurizers.backbones import BackboneSpec, Weights, build_untrained, get_backbone, load_weights
+from featurizers.backbones import Backbone, BackboneSpec, Weights, build_untrained, get_backbone, load_weights
 from featurizers.crops import decode_png
 from featurizers.errors import FeaturizerError
 from featurizers.extractor import UNKNOWN_CROPS, Extractor, Precision, describe_extractor
+from featurizers.grey_input import GreyNorm, freeze_grey
 from featurizers.radiograph import Pixels
 
 BATCH_SIZE = 32
@@ -219,7 +220,7 @@ def fit(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR), np.uint8)
 
 
-def read_ahead(items: Iterable[ItemT], depth: int) -> Iterator[ItemT]:
+def read_ahead(items: Iterable[ItemT], depth: int) -> Generator[ItemT, None, None]:
     """`items`, produced by a thread that stays at most `depth` ahead; its error is raised here.
 
     The thread ends with the iterator: also when the consumer stops early.
@@ -255,26 +256,42 @@ def read_ahead(items: Iterable[ItemT], depth: int) -> Iterator[ItemT]:
 class _Network(nn.Module):
     """Normalisation and backbone: uint8 (n, s, s) to float32 (n, feature_dim)."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: BackboneSpec, weights: Weights, precision: Precision) -> None:
         super().__init__()
         self._dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
         backbone = build_untrained(spec)
         backbone.load_state_dict(dict(weights.state), strict=False)
+        convolution = backbone.eval().first_convolution() if spec.channels > 1 else None
         # Batch norms are folded into the convolutions while all is float32: folded later, by the compiler, they would
-        # be rounded to bf16 first, and compiled features would stray ten times as far from float32's.
-        folded = fuse(backbone.eval())
-        self.backbone = folded.to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+        # be rounded to bf16 first, and compiled features would stray ten times as far from float32's. Three channels
+        # are folded into one for the same reason in float32, and behind the batch norm that its convolution takes in.
+        folded = _fused(backbone)
+        if convolution is not None:
+            freeze_grey(folded, convolution, spec)
+        self.norm = GreyNorm(spec, folded=convolution is not None)
+        self.backbone = _channels_last(folded.to(self._dtype))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        grey = pixels.unsqueeze(1).to(torch.float32).div(255)
-        normalised = (grey - self.mean) / self.std
+        normalised = self.norm(pixels.unsqueeze(1))
         features: Tensor = self.backbone(normalised.to(dtype=self._dtype, memory_format=torch.channels_last))
         return features.to(torch.float32)
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """`network` with its images and kernels laid out channels last; nn.Module.to() fails on a transformer's tables."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+def _fused(backbone: Backbone) -> nn.Module:
+    """`backbone` with its batch norms in its convolutions; as it is where torch.fx can't see how it computes."""
+    try:
+        fused: nn.Module = fuse(backbone)
+    except Exception:  # a forward() may break the tracing in any way, and computes the same untraced
+        return backbone
+    return fused
 
 
 def check_device(name: str) -> torch.device:

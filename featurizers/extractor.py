@@ -7,10 +7,21 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from featurizers.backbones import Weights, get_backbone
+from featurizers.backbones import BackboneSpec, Norm, Weights, get_backbone
+from featurizers.grey_input import LEAST_DEVIATION
+from featurizers.pooling import PoolKind
 
-#: Changes whenever the code would give other features for the same settings.
+#: Changes whenever the code would give other features for the same settings. Grey input in one channel did not change
+#: it: in float32 the features are the same within 1e-5, and in bf16 they are rounded elsewhere, as between
+#: compiled and eager or two devices, and stay as near to float32's as they were.
 FORMAT_VERSION = 1
+#: What the features are, by pooling.
+_LAYERS = {
+    PoolKind.AVG: "global_average_pool",
+    PoolKind.MAX: "global_max_pool",
+    PoolKind.LSE: "global_log_sum_exp_pool",
+    PoolKind.OWN: "own_pool",
+}
 #: Crops that nobody has told how they were made.
 UNKNOWN_CROPS = "unknown"
 
@@ -27,7 +38,7 @@ class Extractor:
     """Everything that decides what vector an image gets.
 
     Attributes:
-        backbone: name of the backbone.
+        backbone: canonical name of the backbone.
         weights_sha256: hash of its parameters.
         precision: arithmetic of the backbone.
         crops: how the crops were made that it is meant for.
@@ -54,8 +65,15 @@ class Extractor:
 def describe_extractor(backbone: str, weights: Weights, precision: Precision, crops: str) -> Extractor:
     """The extractor of a backbone with these weights, for these crops."""
     spec = get_backbone(backbone)
+    channels = f", grey to {spec.channels} channels" if spec.channels > 1 else ", grey"
     preprocessing = (
-        f"crop to {spec.input_size}x{spec.input_size} (Pillow bilinear, antialiased; none if it has that size), "
-        f"grey to 3 channels, /255, mean {spec.mean}, std {spec.std}"
+        f"crop to {spec.input_size}x{spec.input_size} (Pillow bilinear, antialiased; none if it has that size)"
+        f"{channels}, /255, {_norm_told(spec)}"
     )
-    return Extractor(spec.name, weights.sha256, precision, crops, preprocessing)
+    return Extractor(spec.name, weights.sha256, precision, crops, preprocessing, layer=_LAYERS[spec.pool])
+
+
+def _norm_told(spec: BackboneSpec) -> str:
+    if spec.norm is Norm.IMAGE:
+        return f"each image to mean 0 and deviation 1 (divided by {LEAST_DEVIATION:.6f} at least)"
+    return f"mean {spec.mean}, std {spec.std}"

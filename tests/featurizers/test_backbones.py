@@ -1,281 +1,173 @@
-"""Backbones and their weights: the same by the same seed, hashed by value, refused where they do not fit."""
+"""The registry: every backbone is what its spec says, and every name is understood or told what is wrong with it."""
 
 from __future__ import annotations
 
-import urllib.error
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import pickle
+from functools import lru_cache
 
 import pytest
-import safetensors.torch
 import torch
-import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
-from featurizers.backbones import BACKBONES, BackboneSpec, Weights, get_backbone, load_weights
+from featurizers.backbones import BACKBONES, Backbone, BackboneSpec, Norm, build_untrained, get_backbone
 from featurizers.errors import WeightsError
 
-RESNET50 = get_backbone("resnet50")
+#: Sides that leave a map and cost little.
+SIZES = {"alexnet": 64}
+SHARED = [f"{base}:size={SIZES.get(base, 32)}" for base in BACKBONES]
+#: Parameters of torchvision's networks with a classifier of 1000 classes, as torchvision documents them, and how many
+#: of them are behind the last map.
+DOCUMENTED = {
+    "resnet50": (25_557_032, 2_049_000),
+    "resnet18": (11_689_512, 513_000),
+    "resnet101": (44_549_160, 2_049_000),
+    "resnet152": (60_192_808, 2_049_000),
+    "densenet121": (7_978_856, 1_025_000),
+    "vgg16": (138_357_544, 123_642_856),
+    "alexnet": (61_100_840, 58_631_144),
+    "googlenet": (6_624_904, 1_025_000),
+    "mobilenet_v2": (3_504_872, 1_281_000),
+    "mobilenet_v3_small": (2_542_856, 1_615_848),
+    "mobilenet_v3_large": (5_483_032, 2_511_080),
+}
 
 
-class RunsCode:
-    """A pickled one makes a folder when it is unpickled; stands for anything a stranger's file may do."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
-        return Path.mkdir, (self.folder,)
+@lru_cache(maxsize=1)
+def network_of(name: str) -> Backbone:
+    """Kept for the tests of one name, which stand side by side."""
+    return build_untrained(get_backbone(name), seed=1).eval()
 
 
-@pytest.fixture(scope="module")
-def weights() -> Weights:
-    return load_weights(RESNET50, "random", seed=3)
+def images_of(spec: BackboneSpec) -> Tensor:
+    return torch.rand(2, spec.channels, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module")
-def classifying_state(weights: Weights) -> Mapping[str, Tensor]:
-    """The same weights as torchvision itself saves them: with a classifier and counters of batches."""
-    network: nn.Module = torchvision.models.resnet50(weights=None)
-    network.load_state_dict(dict(weights.state), strict=False)
-    state: Mapping[str, Tensor] = network.state_dict()
-    assert "fc.weight" in state
-    assert "bn1.num_batches_tracked" in state
-    return state
+@pytest.mark.parametrize("name", SHARED, scope="module")
+class TestEveryBackbone:
+    def test_gives_vectors_and_maps_of_its_stated_shape(self, name: str) -> None:
+        spec, network = get_backbone(name), network_of(name)
+        with torch.no_grad():
+            features = network(images_of(spec))
+            features_map = network.feature_map(images_of(spec))
+        assert features.shape == (2, spec.feature_dim)
+        assert features_map.shape[:2] == (2, spec.feature_dim)
+        torch.testing.assert_close(features, features_map.mean(dim=(2, 3)), rtol=1e-5, atol=1e-6)
+
+    def test_the_last_map_is_the_output_of_the_feature_layer(self, name: str) -> None:
+        spec, network = get_backbone(name), network_of(name)
+        seen: list[Tensor] = []
+        handle = network.get_submodule(spec.feature_layer).register_forward_hook(
+            lambda _module, _inputs, output: seen.append(output)
+        )
+        with torch.no_grad():
+            network(images_of(spec))
+            handle.remove()
+            assert torch.equal(seen[0], network.feature_map(images_of(spec)))
+
+    def test_has_as_many_parameters_as_stated(self, name: str) -> None:
+        assert sum(value.numel() for value in network_of(name).parameters()) == get_backbone(name).parameters
+
+    def test_its_stages_are_modules_in_order_and_begin_at_the_input(self, name: str) -> None:
+        spec, network = get_backbone(name), network_of(name)
+        places = [[module for module, _ in network.named_modules()].index(stage) for stage in spec.stages]
+        assert places == sorted(places)
+        assert len(set(places)) == len(places) > 1
+        first_convolution = network.first_convolution()
+        assert first_convolution is not None
+        assert first_convolution.startswith(spec.stages[0])
+        for stage in spec.stages:
+            assert any(True for _ in network.get_submodule(stage).parameters())
+
+    def test_travels_between_processes(self, name: str) -> None:
+        spec = get_backbone(name)
+        assert pickle.loads(pickle.dumps(spec)) is not None
+        assert get_backbone(name) is spec
 
 
-def same(first: Weights, second: Weights) -> bool:
-    return first.state.keys() == second.state.keys() and all(
-        torch.equal(first.state[name], second.state[name]) for name in first.state
-    )
+def test_torchvisions_parameters_without_the_classifier_are_counted() -> None:
+    assert set(DOCUMENTED) == set(BACKBONES) - {"simple_cnn"}
+    for name, (whole, behind) in DOCUMENTED.items():
+        assert BACKBONES[name].parameters == whole - behind
 
 
-@pytest.mark.parametrize("spec", BACKBONES.values(), ids=list(BACKBONES))
-def test_a_backbone_gives_vectors_of_its_stated_length(spec: BackboneSpec) -> None:
+def test_all_are_free_to_use_and_say_so() -> None:
+    for spec in BACKBONES.values():
+        assert spec.licence.startswith(("BSD-3-Clause", "Apache-2.0"))
+
+
+def test_resnet50_is_what_it_was() -> None:
+    spec = get_backbone("resnet50")
+    assert (spec.feature_dim, spec.input_size, spec.feature_layer) == (2048, 224, "layer4")
+    assert spec.stages == ("conv1", "layer1", "layer2", "layer3", "layer4")
+    assert next(iter(BACKBONES)) == "resnet50"
+
+
+def test_googlenet_sees_what_its_weights_were_trained_on() -> None:
+    """torchvision turns ImageNet's statistics into mean and deviation 0.5 inside the network (transform_input)."""
+    spec = get_backbone("googlenet")
+    assert spec.mean == spec.std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "lse"])
+@pytest.mark.parametrize("base", ["mobilenet_v3_small", "simple_cnn"])
+def test_a_transition_layer_makes_all_maps_alike(base: str, pool: str) -> None:
+    spec = get_backbone(f"{base}:size=64,transition=24,pool={pool}")
+    network = build_untrained(spec).eval()
     with torch.no_grad():
-        features = spec.build().eval()(torch.zeros(1, 3, spec.input_size, spec.input_size))
-    assert features.shape == (1, spec.feature_dim)
+        features, last = network(images_of(spec)), network.feature_map(images_of(spec))
+    assert features.shape == (2, 24) == (2, spec.feature_dim)
+    assert last.shape[1] == 24
+    assert (last >= 0).all()
+    lowest, highest = last.mean(dim=(2, 3)) - 1e-6, last.amax(dim=(2, 3)) + 1e-6
+    assert ((lowest <= features) & (features <= highest)).all()
+    assert spec.feature_layer == spec.stages[-1] == "transition"
+    assert sum(value.numel() for value in network.parameters()) == spec.parameters
+    assert set(build_untrained(get_backbone(base)).state_dict()) < set(network.state_dict())
 
 
-def test_resnet50_has_2048_features() -> None:
-    assert RESNET50.feature_dim == 2048
-    assert RESNET50.input_size == 224
-
-
-def test_an_unknown_backbone_is_told_with_the_known_ones() -> None:
-    with pytest.raises(WeightsError, match=r"no backbone 'resnet51'.*resnet50"):
-        get_backbone("resnet51")
-
-
-def test_random_weights_are_the_same_by_the_same_seed_and_others_by_another(weights: Weights) -> None:
-    again = load_weights(RESNET50, "random", seed=3)
-    other = load_weights(RESNET50, "random", seed=4)
-    assert same(weights, again)
-    assert again.sha256 == weights.sha256
-    assert not same(weights, other)
-    assert other.sha256 != weights.sha256
-    assert "seed 3" in weights.source
-    assert "untrained" in weights.source
-
-
-def test_random_weights_leave_the_callers_random_numbers_as_they_were() -> None:
-    torch.manual_seed(11)
-    before = torch.get_rng_state()
-    load_weights(RESNET50, "random", seed=3)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_weights_carry_no_classifier(weights: Weights) -> None:
-    assert not [name for name in weights.state if name.startswith("fc.")]
-    network = RESNET50.build()
-    told = network.load_state_dict(dict(weights.state), strict=False)
-    assert not told.unexpected_keys
-    assert all(name.endswith("num_batches_tracked") for name in told.missing_keys)
-
-
-def as_safetensors(state: Mapping[str, Tensor], folder: Path) -> Path:
-    safetensors.torch.save_file(dict(state), folder / "weights.safetensors")
-    return folder / "weights.safetensors"
-
-
-def as_pth(state: Mapping[str, Tensor], folder: Path) -> Path:
-    torch.save(dict(state), folder / "weights.pth")
-    return folder / "weights.pth"
-
-
-def as_checkpoint(state: Mapping[str, Tensor], folder: Path) -> Path:
-    torch.save({"epoch": 7, "state_dict": dict(state)}, folder / "checkpoint.pt")
-    return folder / "checkpoint.pt"
-
-
-def as_channels_last(state: Mapping[str, Tensor], folder: Path) -> Path:
-    """Other strides, the same values: what a network trained in channels_last saves."""
-    turned = {
-        name: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value for name, value in state.items()
-    }
-    return as_pth(turned, folder)
+def test_each_image_by_itself_has_mean_nought_and_deviation_one() -> None:
+    spec = get_backbone("resnet18:norm=image")
+    assert spec.norm is Norm.IMAGE
+    assert (spec.mean, spec.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
 @pytest.mark.parametrize(
-    ("save", "with_classifier"),
+    ("name", "canonical"),
     [
-        (as_safetensors, False),
-        (as_safetensors, True),
-        (as_pth, False),
-        (as_checkpoint, False),
-        (as_checkpoint, True),
-        (as_channels_last, True),
+        ("resnet50:size=224", "resnet50"),
+        ("resnet50:pool=avg,norm=fixed,transition=0,size=0128", "resnet50:size=128"),
+        ("densenet121:transition=1024, pool=lse", "densenet121:pool=lse,transition=1024"),
+        ("simple_cnn:size=28,filters=32-64-128,dense=128,dropout=0.20-0.2-0.2", "simple_cnn:size=28"),
+        ("simple_cnn:dropout=0.2-0.20-0.0", "simple_cnn:dropout=0.2-0.2-0"),
     ],
 )
-def test_weights_are_hashed_by_value_whatever_file_they_come_in(
-    save: Callable[[Mapping[str, Tensor], Path], Path],
-    with_classifier: bool,
-    weights: Weights,
-    classifying_state: Mapping[str, Tensor],
-    tmp_path: Path,
-) -> None:
-    file = save(classifying_state if with_classifier else weights.state, tmp_path)
-    loaded = load_weights(RESNET50, str(file))
-    assert loaded.sha256 == weights.sha256
-    assert same(loaded, weights)
-    assert file.name in loaded.source
-
-
-def test_one_changed_value_changes_the_hash(weights: Weights) -> None:
-    changed = weights.state["layer3.0.conv2.weight"].clone()
-    changed[5, 4, 1, 1] += 1e-6
-    assert Weights("", {**weights.state, "layer3.0.conv2.weight": changed}).sha256 != weights.sha256
-
-
-def test_the_order_of_names_and_the_layout_in_memory_do_not_change_the_hash(weights: Weights) -> None:
-    turned = {
-        name: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value
-        for name, value in reversed(list(weights.state.items()))
-    }
-    assert Weights("", turned).sha256 == weights.sha256
-
-
-def test_swapping_two_tensors_of_one_shape_changes_the_hash(weights: Weights) -> None:
-    first, second = "layer3.1.conv2.weight", "layer3.2.conv2.weight"
-    swapped = {**weights.state, first: weights.state[second], second: weights.state[first]}
-    assert Weights("", swapped).sha256 != weights.sha256
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt"])
-def test_a_file_that_is_no_weights_is_refused(suffix: str, tmp_path: Path) -> None:
-    file = tmp_path / f"weights.{suffix}"
-    file.write_bytes(b"no weights at all " * 50)
-    with pytest.raises(WeightsError, match=r"(?s)can't be read as weights.*safetensors.*state_dict"):
-        load_weights(RESNET50, str(file))
-
-
-def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    for name in ("empty.safetensors", "empty.pth"):
-        (tmp_path / name).touch()
-        with pytest.raises(WeightsError, match="can't be read as weights"):
-            load_weights(RESNET50, str(tmp_path / name))
-
-
-@pytest.mark.parametrize("source", ["nowhere.pth", "Imagenet", "imagenet21k", "."])
-def test_a_missing_file_is_told_with_what_may_stand_there(source: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=rf"(?s)no weights file '{source}'.*imagenet, random, or"):
-        load_weights(RESNET50, source)
-
-
-def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
-    torch.save({"state_dict": RunsCode(tmp_path / "made")}, tmp_path / "code.pth")
-    with pytest.raises(WeightsError, match="files that hold code are refused"):
-        load_weights(RESNET50, str(tmp_path / "code.pth"))
-    assert not (tmp_path / "made").exists()
-
-
-def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
-    torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=r"(?s)can't be read.*model\.state_dict\(\)"):
-        load_weights(RESNET50, str(tmp_path / "model.pth"))
+def test_one_architecture_has_one_name(name: str, canonical: str) -> None:
+    assert get_backbone(name).name == canonical
+    assert get_backbone(canonical).name == canonical
 
 
 @pytest.mark.parametrize(
-    "content",
-    [[torch.zeros(2)], torch.zeros(2), {"epoch": 7}, {"state_dict": {"conv1.weight": 1.0}}],
-    ids=["list", "tensor", "no tensors", "numbers"],
-)
-def test_a_file_without_a_state_dict_is_refused(content: object, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=r"holds no state dict.*model\.state_dict\(\)"):
-        load_weights(RESNET50, str(tmp_path / "other.pth"))
-
-
-def test_a_dict_whose_keys_are_no_names_is_refused(tmp_path: Path) -> None:
-    torch.save({0: torch.zeros(2)}, tmp_path / "numbered.pth")
-    with pytest.raises(WeightsError):
-        load_weights(RESNET50, str(tmp_path / "numbered.pth"))
-
-
-def test_weights_of_another_architecture_are_told(tmp_path: Path) -> None:
-    file = as_pth(torchvision.models.resnet18(weights=None).state_dict(), tmp_path)
-    with pytest.raises(WeightsError) as told:
-        load_weights(RESNET50, str(file))
-    message = str(told.value)
-    assert "do not fit resnet50" in message
-    assert "missing" in message
-    assert "layer1.0.conv3.weight" in message
-    assert "of another shape" in message
-    # A few names are enough to see what the file is; hundreds are not readable.
-    assert len(message) < 1500
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
+    ("name", "told"),
     [
-        (lambda state: state.pop("layer4.2.bn3.running_var"), "1 missing: layer4.2.bn3.running_var"),
-        (lambda state: state.update({"conv1.weight": torch.zeros(64, 1, 7, 7)}), "1 of another shape: conv1.weight"),
-        (lambda state: state.update({"layer5.bias": torch.zeros(3)}), "1 unknown: layer5.bias"),
+        ("resnet51", r"no backbone 'resnet51'\. Did you mean resnet50\?.*resnet50, resnet18.*simple_cnn.*timm:NAME"),
+        ("xyz", r"no backbone 'xyz'\. Known: resnet50"),
+        ("", r"no backbone ''"),
+        ("resnet50:sise=128", r"resnet50 has no option 'sise'\. Did you mean size\?.*size, norm, pool, transition"),
+        ("resnet50:filters=32", r"no option 'filters'"),
+        ("resnet50:size", r"'size' is no option.*resnet50:size=128"),
+        ("resnet50:", r"'' is no option"),
+        ("resnet50:size=128,size=64", r"'size' stands there twice"),
+        ("resnet50:size=big", r"size=big can't be; size is side of the input in pixels, a whole number from 16"),
+        ("resnet50:size=-5", r"size=-5 can't be"),
+        ("alexnet:size=32", r"a whole number from 63 to 4096"),
+        ("resnet50:pool=mean", r"pool is global pooling: avg, max, lse"),
+        ("resnet50:norm=none", r"fixed, image"),
+        ("simple_cnn:filters=32-", r"filters=32- can't be; filters is .*up to 8 whole numbers"),
+        ("simple_cnn:dropout=1", r"dropout is .*0 to 0\.9999"),
+        ("simple_cnn:dropout=0.1-0.2", r"3 blocks and 2 rates"),
+        ("simple_cnn:size=28,filters=4-4-4-4-4", r"5 blocks halves the image, and 28 pixels.*size=32"),
     ],
-    ids=["missing", "shape", "unknown"],
 )
-def test_the_parameter_that_does_not_fit_is_named(
-    change: Callable[[dict[str, Tensor]], object], told: str, weights: Weights, tmp_path: Path
-) -> None:
-    state = dict(weights.state)
-    change(state)
+def test_a_wrong_name_is_told_with_the_right_ones(name: str, told: str) -> None:
     with pytest.raises(WeightsError, match=told):
-        load_weights(RESNET50, str(as_safetensors(state, tmp_path)))
-
-
-@pytest.mark.parametrize(
-    "error",
-    [urllib.error.URLError("no network"), TimeoutError(), RuntimeError("invalid hash value")],
-    ids=["offline", "timeout", "bad hash"],
-)
-def test_imagenet_weights_that_cannot_be_had_are_told_with_the_way_out(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
-    with pytest.raises(WeightsError) as told:
-        load_weights(RESNET50, "imagenet")
-    message = str(told.value)
-    assert "https://download.pytorch.org/models/resnet50" in message
-    assert "backbone.weights=" in message
-    assert type(error).__name__ in message
-
-
-def test_imagenet_weights_are_torchvisions_checked_and_free_of_code(
-    classifying_state: Mapping[str, Tensor], weights: Weights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, object] = {}
-
-    def download(url: str, **settings: object) -> Mapping[str, Tensor]:
-        asked.update(settings, url=url)
-        return classifying_state
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
-    loaded = load_weights(RESNET50, "imagenet")
-    assert loaded.sha256 == weights.sha256
-    assert "IMAGENET1K_V1" in loaded.source
-    assert asked["url"] == torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url
-    assert asked["weights_only"] is True
-    assert asked["check_hash"] is True
+        get_backbone(name)

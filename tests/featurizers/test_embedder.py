@@ -150,7 +150,33 @@ def test_fp32_gives_what_the_plain_network_gives(
     normalised = (channels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     with torch.no_grad():
         expected = network(torch.from_numpy(normalised.transpose(0, 3, 1, 2).astype(np.float32))).numpy()
-    np.testing.assert_allclose(fp32_vectors[2:3], expected, rtol=0, atol=1e-4 * float(np.abs(expected).max()))
+    np.testing.assert_allclose(fp32_vectors[2:3], expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["simple_cnn:size=28", "resnet18:norm=image,size=64", "mobilenet_v3_small:pool=lse,size=64,transition=24"],
+)
+def test_every_backbone_embeds_what_its_plain_network_gives(name: str, images: list[UInt8Array]) -> None:
+    """Fused, folded and frozen or not: repeat to the channels, normalise, and run the network as it was built."""
+    spec = get_backbone(name)
+    drawn = load_weights(spec, "random", seed=3)
+    exact = Embedder(name, drawn, precision=Precision.FP32, batch_size=BATCH)
+    found = exact.embed(images[:3])
+    network = spec.build().eval()
+    network.load_state_dict(dict(drawn.state), strict=False)
+    grey = np.stack([fit(image, spec.input_size) for image in images[:3]])[:, np.newaxis] / 255
+    if "norm=image" in name:
+        grey = (grey - grey.mean(axis=(2, 3), keepdims=True)) / grey.std(axis=(2, 3), keepdims=True)
+    mean, std = (np.reshape(values, (1, -1, 1, 1)) for values in (spec.mean, spec.std))
+    normalised = (np.repeat(grey, spec.channels, axis=1) - mean) / std
+    with torch.no_grad():
+        expected = network(torch.from_numpy(normalised.astype(np.float32))).numpy()
+    assert found.shape == (3, exact.feature_dim) == (3, spec.feature_dim)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
+    halved = Embedder(name, drawn, batch_size=BATCH).embed(images[:3])
+    np.testing.assert_allclose(halved, expected, rtol=0, atol=0.03 * float(np.abs(expected).max()))
+    assert exact.extractor.backbone == spec.name
 
 
 @pytest.mark.skipif(not can_compile(), reason="no C++ compiler on this machine")

@@ -90,6 +90,35 @@ def test_the_preprocessing_is_told_with_its_constants() -> None:
         assert constant in told
 
 
+@pytest.mark.parametrize(
+    ("name", "told", "layer"),
+    [
+        ("resnet50:size=128", "crop to 128x128", "global_average_pool"),
+        ("resnet50:norm=image", "each image to mean 0 and deviation 1", "global_average_pool"),
+        ("resnet50:pool=lse", "mean (0.485, 0.456, 0.406)", "global_log_sum_exp_pool"),
+        ("resnet50:pool=max", "grey to 3 channels", "global_max_pool"),
+        ("simple_cnn", "grey, /255, mean (0.5,), std (0.25,)", "global_average_pool"),
+        ("googlenet", "mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)", "global_average_pool"),
+    ],
+)
+def test_every_option_of_a_name_is_told_and_counts(name: str, told: str, layer: str) -> None:
+    plain, other = (
+        describe_extractor(backbone, weights(1.0), Precision.BF16, "crops") for backbone in ("resnet50", name)
+    )
+    assert told in other.preprocessing
+    assert other.layer == layer
+    assert other.backbone == name
+    assert other.fingerprint != plain.fingerprint
+
+
+def test_two_ways_to_write_one_backbone_are_one_extractor() -> None:
+    first, second = (
+        describe_extractor(backbone, weights(1.0), Precision.BF16, "crops")
+        for backbone in ("resnet50", "resnet50:pool=avg,size=224")
+    )
+    assert first == second
+
+
 def test_an_unknown_backbone_has_no_extractor() -> None:
     with pytest.raises(WeightsError, match="resnet50"):
         describe_extractor("vgg", weights(1.0), Precision.FP32, "crops")
