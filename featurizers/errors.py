@@ -28,3 +28,7 @@ class DecodeError(FeaturizerError):
 
 class WeightsError(FeaturizerError):
     """Weights that can't be had, or do not fit the backbone."""
+
+
+class TrainingError(FeaturizerError):
+    """A training that can't start, or can't go on."""
