@@ -21,6 +21,7 @@ from classifiers.rows import SplitRows
 from classifiers.tasks import Task, get_task
 from classifiers.training import check_classes, count_split
 from pipelines import __version__
+from pipelines.acquisition import BackbonesHoldOut
 from pipelines.comparison_files import PAGE, TABLE, keep_comparison, table_lines
 from pipelines.cross_validation_grid import CrossValidationConfig, Setting, read_grid
 from pipelines.errors import ConfigError, LakeError
@@ -30,6 +31,12 @@ from pipelines.labelled import Labelled, find_rows
 from pipelines.lake import Lake
 from pipelines.progress import Progress, clock
 from pipelines.splits import Split
+
+#: Of features whose backbone was fine-tuned.
+_SEEN = (
+    "The backbone behind these features was fine-tuned. If that was in this lake, it learned from images of train, "
+    "which are judged here as well: figures are too good then, and only differences between heads mean something."
+)
 
 
 def cross_validate_heads(config: CrossValidationConfig) -> JobRecord:
@@ -66,12 +73,13 @@ def cross_validate_heads(config: CrossValidationConfig) -> JobRecord:
         work.add(task, settings, reference.label)
     if not work.rows:
         raise HeadError("no setting could be fitted:\n  " + "\n  ".join(work.failed))
+    cautions = [_SEEN] if BackbonesHoldOut.of_extractor(lake, extractor).settings else []
     comparison = Comparison(
         title="Heads and balancing, cross-validated",
         question="Which head, and which way of balancing classes, answers best for patients that it has not seen?",
         rows=tuple(work.rows),
         reference=reference.label,
-        how=_how(config, reference.label, skipped, work.failed),
+        how=" ".join([_how(config, reference.label, skipped, work.failed), *cautions]),
         provenance={
             "In the lake": "; ".join(dict.fromkeys(work.images)),
             "Features": lake.describe_extractor(extractor),
@@ -90,6 +98,7 @@ def cross_validate_heads(config: CrossValidationConfig) -> JobRecord:
             summary_text("Cross-validated heads", rows),
             *table_lines(comparison, work.spreads),
             "",
+            *(f"caution  {reason}" for reason in cautions),
             *(f"skipped  {reason}" for reason in dict.fromkeys(skipped)),
             *(f"failed   {reason}" for reason in work.failed),
             "research use only; the best of many looks better than it is",

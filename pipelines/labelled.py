@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from classifiers.rows import SplitRows
-from classifiers.tasks import UNANSWERED, Task, get_task
+from classifiers.tasks import Task, get_task
+from pipelines import acquisition
+from pipelines.acquisition import ACQUISITION, HeldOut, HoldOutSettings
+from pipelines.answers import ANSWER_COLUMNS, Answers, few_texts
 from pipelines.errors import LakeError
 from pipelines.lake import Lake
 from pipelines.matrices import MatrixRoom
@@ -24,10 +26,9 @@ from pipelines.stored_features import FLOAT_BYTES, StoredFeatures
 _BAND_STARTS: Final = (18, 40, 60, 80)
 AGE_BANDS: Final = ("0-17", "18-39", "40-59", "60-79", "80+")
 
-_COLUMNS = ["image_id", "dataset", "patient_key", "view", "sex", "age_years", "findings", "split"]
-_MENTIONS = pa.list_(pa.struct([("finding", pa.string()), ("value", pa.int8())]))
-#: Far from what a label file may state, so that a wrong value is told as such.
-_NOT_MENTIONED = np.iinfo(np.int8).min
+#: The columns of `studies` that attributes are made of.
+ATTRIBUTE_COLUMNS: Final = ("dataset", "view", "sex", "age_years")
+_COLUMNS = list(dict.fromkeys((*ANSWER_COLUMNS, *ATTRIBUTE_COLUMNS)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +45,7 @@ class Labelled:
         copies: per split, augmented copies (variant > 0) that are not used: those of val and test images.
         without_features: studies that have no features yet.
         images: how many images and patients of which data set have features, in words.
+        held_out: the patients of the lake's train split that are in val here.
         spilled: bytes of the matrices that lie in temporary files, for want of memory; 0 where all are in memory.
     """
 
@@ -54,6 +56,7 @@ class Labelled:
     copies: Mapping[Split, int]
     without_features: int
     images: str
+    held_out: HeldOut
     _room: MatrixRoom
 
     @property
@@ -94,36 +97,41 @@ class Labelled:
         self.close()
 
 
-def open_rows(lake: str, task: str, extractor: str | None = None) -> Labelled:
+def open_rows(
+    lake: str, task: str, extractor: str | None = None, *, hold_out: HoldOutSettings | None = None
+) -> Labelled:
     """What `read_labelled` gives, by names: the way in for a notebook.
 
     Args:
         lake: path or URI of the lake.
         task: the task's name, or the path of its YAML file.
         extractor: fingerprint (or its start) of the features; None: the only ones in the lake.
+        hold_out: as of `find_rows`.
 
     Raises:
         LakeError, TaskError: as `read_labelled`, and if there is no such lake, task or extractor.
     """
     question = get_task(task)
     there = Lake.open(lake)
-    return read_labelled(there, there.choose_extractor(extractor), question)
+    return read_labelled(there, there.choose_extractor(extractor), question, hold_out=hold_out)
 
 
-def read_labelled(lake: Lake, extractor: str, task: Task, *, memory: int | None = None) -> Labelled:
+def read_labelled(
+    lake: Lake, extractor: str, task: Task, *, hold_out: HoldOutSettings | None = None, memory: int | None = None
+) -> Labelled:
     """All features of one extractor that a task answers, joined with their studies on image_id.
 
     What is known of the rows is read first; then every feature is decoded straight into its place.
 
     Args:
-        lake, extractor, task: as of `find_rows`.
+        lake, extractor, task, hold_out: as of `find_rows`.
         memory: as of `FoundRows.read`.
 
     Raises:
         TaskError: as `find_rows`.
         LakeError: as `find_rows` and `FoundRows.read`.
     """
-    return find_rows(lake, extractor, task).read(memory=memory)
+    return find_rows(lake, extractor, task, hold_out).read(memory=memory)
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,7 +139,7 @@ class FoundRows:
     """The rows of one task and one extractor, by split, before any feature is read.
 
     Attributes:
-        task, extractor, unanswered, copies, without_features, images: as in `Labelled`.
+        task, extractor, unanswered, copies, without_features, images, held_out: as in `Labelled`.
         stored: where the features lie.
         places: per split that has any rows, int64 (n,), ascending: their places in `stored`.
         splits: the same rows, with features of width 0.
@@ -146,6 +154,7 @@ class FoundRows:
     copies: Mapping[Split, int]
     without_features: int
     images: str
+    held_out: HeldOut
 
     def read(self, splits: Collection[Split] = tuple(Split), *, memory: int | None = None) -> Labelled:
         """Read the features of some splits; those of the others stay of width 0.
@@ -177,44 +186,51 @@ class FoundRows:
             copies=self.copies,
             without_features=self.without_features,
             images=self.images,
+            held_out=self.held_out,
             _room=room,
         )
 
 
-def find_rows(lake: Lake, extractor: str, task: Task) -> FoundRows:
+def find_rows(lake: Lake, extractor: str, task: Task, hold_out: HoldOutSettings | None = None) -> FoundRows:
     """The rows whose features a task answers, joined with their studies on image_id.
 
     Args:
         lake: where features and studies lie.
         extractor: the whole fingerprint.
         task: what the targets answer.
+        hold_out: whom to take from train into val; rows of val then tell by the attribute `ACQUISITION` who is who.
 
     Raises:
         TaskError: if the lake does not have the task's findings.
-        LakeError: if features belong to no study or are there twice, or none is of a train image that the task answers.
+        LakeError: if features belong to no study or are there twice, or none is of a train image that the task answers;
+            as `acquisition.hold_out`.
     """
     studies = lake.studies.to_arrow(_COLUMNS).combine_chunks()
-    _check(studies, lake)
-    mentioned = _mentions(studies["findings"])
-    task.check_findings(sorted(pc.unique(mentioned["finding"]).to_pylist()))
-    targets = _targets(task, mentioned, studies.num_rows)
+    answers = Answers.of(studies, task, lake.studies.folder)
     stored = StoredFeatures.open(lake.features(extractor))
     study_of = stored.find_in(studies["image_id"])
-    plan = _Plan.make(study_of, stored.variants, _split_numbers(studies), _is_answered(targets))
+    held_out = HeldOut() if hold_out is None else acquisition.hold_out(lake, hold_out)
+    splits = held_out.moved(studies["image_id"], answers.splits)
+    plan = _Plan.make(study_of, stored.variants, splits, answers.is_answered)
     if Split.TRAIN not in plan.places:
         raise _nothing_to_learn(task, plan)
-    told = _Told.of(studies)
+    told = _Told.of(studies, answers)
     with_features = np.unique(study_of)
+    rows = {split: told.rows(study_of[places]) for split, places in plan.places.items()}
+    if held_out.patients and (val := rows.get(Split.VAL)) is not None and val.image_ids is not None:
+        told_apart = {ACQUISITION: held_out.acquisition(val.image_ids)}
+        rows[Split.VAL] = replace(val, attributes={**told_apart, **val.attributes})
     return FoundRows(
         task=task,
         extractor=extractor,
         stored=stored,
         places=plan.places,
-        splits={split: told.rows(targets, study_of[places]) for split, places in plan.places.items()},
+        splits=rows,
         unanswered=plan.unanswered,
         copies=plan.copies,
         without_features=studies.num_rows - with_features.size,
         images=_images_text(studies.select(["dataset", "image_id", "patient_key"]).take(pa.array(with_features))),
+        held_out=held_out,
     )
 
 
@@ -256,95 +272,31 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Told:
-    """What is told of every study beside its findings.
+    """What is told of every study.
 
     Attributes:
-        patients: int64 (studies,), one number per patient.
+        answers: their targets and patients.
         image_ids: string column.
         attributes: as in `SplitRows`, of all studies.
     """
 
-    patients: npt.NDArray[np.int64]
+    answers: Answers
     image_ids: pa.ChunkedArray
     attributes: Mapping[str, npt.NDArray[np.str_]]
 
     @classmethod
-    def of(cls, studies: pa.Table) -> _Told:
-        # An image of nobody known is a patient of its own.
-        keys = pc.coalesce(studies["patient_key"], studies["image_id"])
-        patient, dataset = _codes(keys), _codes(studies["dataset"].fill_null(""))
-        _, patients = np.unique(patient * (1 + dataset.max(initial=0)) + dataset, return_inverse=True)
-        ages = studies["age_years"].to_numpy()
-        bands = np.array([*AGE_BANDS, ""])[np.where(np.isnan(ages), len(AGE_BANDS), np.digitize(ages, _BAND_STARTS))]
-        return cls(
-            patients.astype(np.int64),
-            studies["image_id"],
-            {
-                "sex": _texts(studies["sex"]),
-                "age": bands,
-                "view": _texts(studies["view"]),
-                "data set": _texts(studies["dataset"]),
-            },
-        )
+    def of(cls, studies: pa.Table, answers: Answers) -> _Told:
+        return cls(answers, studies["image_id"], attributes_of(studies))
 
-    def rows(self, targets: npt.NDArray[np.integer[Any]], studies: npt.NDArray[np.int64]) -> SplitRows:
+    def rows(self, studies: npt.NDArray[np.int64]) -> SplitRows:
         """The rows of a split, by the studies that they are of, with features of width 0."""
         return SplitRows(
             np.empty((studies.size, 0), np.float32),
-            targets[studies],
-            self.patients[studies],
+            self.answers.targets[studies],
+            self.answers.patients[studies],
             np.array(self.image_ids.take(pa.array(studies)).to_pylist(), np.str_),
             {name: column[studies] for name, column in self.attributes.items()},
         )
-
-
-def _mentions(findings: pa.ChunkedArray) -> pa.Table:
-    """One row per study and finding that it mentions: study (its row), finding, value."""
-    pairs = findings.combine_chunks().cast(_MENTIONS)
-    flat = pc.list_flatten(pairs)
-    return pa.table(
-        {"study": pc.list_parent_indices(pairs), "finding": flat.field("finding"), "value": flat.field("value")}
-    )
-
-
-def _targets(task: Task, mentioned: pa.Table, studies: int) -> npt.NDArray[np.integer[Any]]:
-    """The task's targets of all studies, asked for once per combination of findings."""
-    columns = pc.index_in(mentioned["finding"], value_set=pa.array(task.findings, pa.string()))
-    is_asked = pc.and_(columns.is_valid(), mentioned["value"].is_valid()).to_numpy()
-    stated = np.full((studies, len(task.findings)), _NOT_MENTIONED, np.int8)
-    stated[mentioned["study"].to_numpy()[is_asked], columns.fill_null(-1).to_numpy()[is_asked]] = (
-        mentioned["value"].fill_null(0).to_numpy()[is_asked]
-    )
-    # Rows as bytes, so that Arrow's hash table finds the combinations.
-    as_bytes = pa.Array.from_buffers(pa.binary(stated.shape[1]), studies, [None, pa.py_buffer(stated)])
-    encoded = as_bytes.dictionary_encode()
-    combinations = [
-        {name: value for name, value in zip(task.findings, row, strict=True) if value != _NOT_MENTIONED}
-        for row in (np.frombuffer(each, np.int8).tolist() for each in encoded.dictionary.to_pylist())
-    ]
-    return np.asarray(task.targets(combinations)[encoded.indices.to_numpy()])
-
-
-def _is_answered(targets: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
-    return np.asarray((targets.reshape(len(targets), -1) != UNANSWERED).any(axis=1))
-
-
-def _check(studies: pa.Table, lake: Lake) -> None:
-    if again := studies.num_rows - pc.count_distinct(studies["image_id"]).as_py():
-        raise LakeError(
-            f"{again:,} studies in '{lake.studies.folder.uri}' have the image_id of another. Was a run copied or put "
-            "back? jobs/audit_lake.py tells which."
-        )
-
-
-def _split_numbers(studies: pa.Table) -> npt.NDArray[np.int8]:
-    """Each study's split as its place in `Split`: int8 (n,)."""
-    numbers = pc.index_in(studies["split"], value_set=pa.array([str(split) for split in Split]))
-    if numbers.null_count:
-        raise LakeError(
-            f"{numbers.null_count:,} studies are in none of the splits {', '.join(Split)}. Ingest their archive again."
-        )
-    return np.asarray(numbers.to_numpy().astype(np.int8))
 
 
 def _nothing_to_learn(task: Task, plan: _Plan) -> LakeError:
@@ -365,12 +317,13 @@ def _images_text(studies: pa.Table) -> str:
     )
 
 
-def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Equal values as equal numbers from 0: int64 (n,)."""
-    return np.asarray(column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64))
-
-
-def _texts(column: pa.ChunkedArray) -> npt.NDArray[np.str_]:
-    """Few different texts, many times; "" for null: str (n,)."""
-    encoded = column.combine_chunks().fill_null("").dictionary_encode()
-    return np.asarray(np.array(encoded.dictionary.to_pylist(), np.str_)[encoded.indices.to_numpy()])
+def attributes_of(studies: pa.Table) -> Mapping[str, npt.NDArray[np.str_]]:
+    """What `SplitRows` calls attributes, of all rows of a table with `ATTRIBUTE_COLUMNS`; "" where nothing is known."""
+    ages = studies["age_years"].to_numpy()
+    bands = np.array([*AGE_BANDS, ""])[np.where(np.isnan(ages), len(AGE_BANDS), np.digitize(ages, _BAND_STARTS))]
+    return {
+        "sex": few_texts(studies["sex"]),
+        "age": bands,
+        "view": few_texts(studies["view"]),
+        "data set": few_texts(studies["dataset"]),
+    }

@@ -19,6 +19,7 @@ from classifiers.thresholds import ThresholdRule, check_threshold
 from classifiers.trained import TrainedHead
 from classifiers.training import RESAMPLES, check_rules, train_head
 from pipelines import __version__
+from pipelines.acquisition import ACQUISITION, BackbonesHoldOut, HeldOut, HoldOutConfig
 from pipelines.config import LakeConfig
 from pipelines.engines import Engine, check_engine, fit_on_workers
 from pipelines.errors import LakeError
@@ -81,6 +82,7 @@ class TrainConfig(LakeConfig):
     master: str | None = Field(
         None, description="engine=spark: Spark master; null: what spark-submit was told, or local[*] without it"
     )
+    hold_out: HoldOutConfig = HoldOutConfig()
     search: SearchConfig = SearchConfig()
 
 
@@ -88,7 +90,7 @@ def train(config: TrainConfig) -> JobRecord:
     """Run the job.
 
     Raises:
-        LakeError: if there are no features to train on, or no train split.
+        LakeError: if there are no features to train on, or no train split, or nobody can be held out as is asked.
         TaskError, HeadError: if the task or head is unknown, or the data can't answer the task.
     """
     task = get_task(config.task)
@@ -100,12 +102,14 @@ def train(config: TrainConfig) -> JobRecord:
         check_threshold(config.threshold, config.threshold_value, task)
     lake = Lake.open(config.lake)
     extractor = lake.choose_extractor(config.extractor)
+    backbones = BackbonesHoldOut.of_extractor(lake, extractor)
     record = JobRecord("train_head", config)
     memory = None if config.memory_gb is None else int(config.memory_gb * 2**30)
     is_here = config.engine is Engine.MEMORY
     with record.time("read"):
-        rows = find_rows(lake, extractor, task)
+        rows = find_rows(lake, extractor, task, config.hold_out.settings(backbones.settings))
         labelled = rows.read(tuple(Split) if is_here or config.search.space else HELD_OUT, memory=memory)
+    seen = backbones.warning(labelled.held_out)
     with labelled:
         check_rules(config.calibration, config.threshold, has_val=labelled.val is not None)
         if labelled.spilled and config.search.space:
@@ -131,6 +135,7 @@ def train(config: TrainConfig) -> JobRecord:
                 provenance={
                     "Images": labelled.images,
                     "Features": lake.describe_extractor(extractor),
+                    **_acquisition_facts(labelled.held_out, seen),
                     **({"Search on train": found.describe()} if found else {}),
                     "Trained": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
                 },
@@ -144,6 +149,12 @@ def train(config: TrainConfig) -> JobRecord:
             run = save_head(lake, config.name or config.head, trained, record, examples=examples, beside=beside)
     record.summary = _summary(record, trained, labelled, run, search_lines(found) if found else [])
     return record
+
+
+def _acquisition_facts(held_out: HeldOut, warning: str | None) -> dict[str, str]:
+    """What the report says of who was held out, if anybody was."""
+    told = {"Held out": held_out.describe(), "Caution": warning or ""}
+    return {name: text for name, text in told.items() if text}
 
 
 def _fit_on_workers(config: TrainConfig, rows: FoundRows, head: Head) -> None:
@@ -170,7 +181,11 @@ def _count(record: JobRecord, labelled: Labelled, trained: TrainedHead) -> None:
         record.count(f"{split}: unanswered", number)
     record.count("studies without features", labelled.without_features)
     record.count("bytes on disk for want of memory", labelled.spilled)
-    record.extra |= {"head": trained.fingerprint, "extractor": trained.extractor}
+    record.extra |= {
+        "head": trained.fingerprint,
+        "extractor": trained.extractor,
+        "hold_out": labelled.held_out.as_dict(),
+    }
 
 
 def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: Folder, searched: Sequence[str]) -> str:
@@ -180,6 +195,7 @@ def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: F
         ),
         "unanswered": sum(labelled.unanswered.values()),
         "features": trained.provenance["Features"],
+        **{name.lower(): trained.provenance[name] for name in ("Held out", "Caution") if name in trained.provenance},
         "balance": f"{trained.params['balance']}; rows of each class in the fit: {_listed(trained.balanced_counts)}",
         "probabilities": trained.calibrator.describe(),
         "decisions": trained.thresholds.describe(),
@@ -226,6 +242,12 @@ def _metrics_text(split: str, evaluation: Evaluation, baseline: Evaluation) -> s
         lines.append(
             f"  AUC and macro F1 are means over {defined} of {len(evaluation.per_class)} classes: too few rows else"
         )
+    lines += [
+        f"  {group.value}: AUC {_with_interval(group.auc)}, "
+        f"balanced accuracy {_with_interval(group.balanced_accuracy)}, n {group.n:,} of {group.patients:,} patients"
+        for group in evaluation.subgroups
+        if group.attribute == ACQUISITION
+    ]
     confusion = evaluation.confusion
     decided_as = "" if confusion is None else "   decided as " + " / ".join(evaluation.per_class)
     lines.append(f"  {''.ljust(width)}  precision  recall      F1     AUC (95 % interval)  support{decided_as}")

@@ -32,7 +32,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18
@@ -42,6 +41,7 @@ from classifiers.tasks import UNANSWERED, get_task
 from featurizers.crops import decode_png
 from featurizers.embedder import fit
 from featurizers.radiograph import Pixels
+from pipelines.acquisition import black_share, ranks_within
 from pipelines.extract import BackboneConfig, ExtractConfig, extract
 from pipelines.ingest import CropConfig, IngestConfig, ingest
 from pipelines.lake import Lake
@@ -61,8 +61,6 @@ WAYS = ("features", "network")
 BINARY, THREE_CLASS = "binary", "three_class"
 #: More held-out patients than ingest's default: intervals are as wide as patients are few.
 HELD_OUT = 0.3
-#: Grey values below this are air outside the body, collimation, or what a resize left around the film.
-BLACK = 8
 #: Augmentation: most change of scale, and most shift as a fraction of the side.
 ZOOM, SHIFT = 0.15, 0.08
 VERDICTS = ("helps", "costs", "can't be told")
@@ -182,7 +180,7 @@ def read_cohort(lake: Lake) -> Cohort:
     image_ids = rows["image_id"].to_numpy()[answered].astype(np.str_)
     patients = np.unique(rows["patient_key"].to_numpy()[answered].astype(np.str_), return_inverse=True)[1]
     targets = {task: each[answered] for task, each in targets.items()}
-    black = np.array([(crop < BLACK).mean() for crop in read_crops(lake, image_ids)])
+    black = np.array([black_share(crop) for crop in read_crops(lake, image_ids)])
     return Cohort(
         image_ids,
         patients,
@@ -196,11 +194,7 @@ def read_cohort(lake: Lake) -> Cohort:
 
 def most_black(black: NDArray[np.float64], patients: NDArray[np.int64], targets: Targets) -> Rows:
     """The rows of the patients with the most black on their films, each film ranked among those of its class."""
-    rank = np.empty(len(black))
-    for target in np.unique(targets):
-        of_class = targets == target
-        rank[of_class] = rankdata(black[of_class]) / of_class.sum()
-    of_patient = np.bincount(patients, rank) / np.bincount(patients)
+    of_patient = np.bincount(patients, ranks_within(black, targets)) / np.bincount(patients)
     return (of_patient > np.quantile(of_patient, 1 - HELD_OUT))[patients]
 
 

@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from html_pages import Page
-from vector_lake import write_vector_lake
+from vector_lake import EXTRACTOR, write_vector_lake
 
 from classifiers.errors import HeadError, TaskError
 from pipelines import cross_validate as module
+from pipelines.acquisition import HeldOut
 from pipelines.config import model_from
 from pipelines.cross_validate import cross_validate_heads
 from pipelines.cross_validation_grid import CrossValidationConfig
 from pipelines.errors import ConfigError
 from pipelines.folders import Folder
-from pipelines.lake import Lake
+from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.splits import Split
 
 QUICK = {"params": {"mlp": {"hidden": [8], "max_epochs": 3}}}
@@ -81,6 +82,14 @@ def test_rows_are_train_and_val_and_never_test(lake: Lake) -> None:
     assert row["baseline"]["averages"]["macro"]["auc"]["value"] == 0.5
     assert set(table["fold"].to_pylist()) == {0, 1, 2}
     assert (np.array(table["probability_pneumonia"]) >= 0).all()
+
+
+def test_that_a_fine_tuned_backbone_knows_the_images_is_told(lake: Lake) -> None:
+    assert "fine-tuned" not in str(cross_validate_heads(config(lake)))
+    folder = lake.features(EXTRACTOR).folder
+    folder.write_json(EXTRACTOR_CARD, folder.read_json(EXTRACTOR_CARD) | {"hold_out": HeldOut().as_dict()})
+    assert "caution  The backbone behind these features was fine-tuned" in str(cross_validate_heads(config(lake)))
+    assert "was fine-tuned" in Page(newest(lake).read("report.html").decode()).text
 
 
 def test_all_are_held_against_the_first_named(lake: Lake) -> None:

@@ -21,6 +21,7 @@ from classifiers.errors import TaskError
 from classifiers.rows import SplitRows
 from classifiers.tasks import Rule, Task
 from pipelines import stored_features
+from pipelines.acquisition import HoldOutBy, HoldOutSettings
 from pipelines.errors import LakeError
 from pipelines.labelled import Labelled, open_rows, read_labelled
 from pipelines.lake import Lake
@@ -159,6 +160,29 @@ def test_augmented_copies_are_for_training_alone(tmp_path: Path) -> None:
     assert labelled.copies == {"train": 0, "val": 2, "test": 2}
     assert labelled.without_features == 0
     assert labelled.images == "first, 6 images of 6 patients"
+
+
+def test_who_is_held_out_goes_to_val_without_copies_and_is_told_apart(tmp_path: Path) -> None:
+    studies = [
+        study(number, split="val" if number >= 20 else "train", width=2000 if 4 <= number < 8 else 1000)
+        | {"findings": IS_MASS if number % 2 else IS_NORMAL}
+        for number in range(24)
+    ]
+    copies = [feature(number, 1) for number in (0, 5)]
+    lake = lake_of(tmp_path, studies, [[*(feature(number) for number in range(22)), *copies]])
+    by_size = HoldOutSettings(HoldOutBy.SIZE, 0.2)
+    labelled = read_labelled(lake, EXTRACTOR, MASS, hold_out=by_size)
+    assert labelled.held_out.patients == 4
+    assert labelled.val is not None
+    assert numbers(labelled.val) == [(number, 0) for number in (4, 5, 6, 7, 20, 21)]
+    assert labelled.val.attributes["acquisition"].tolist() == ["held out by size"] * 4 + ["as train"] * 2
+    assert numbers(labelled.train) == [(number, 0) for number in (*range(4), *range(8, 20))] + [(0, 1)]
+    assert "acquisition" not in labelled.train.attributes
+    assert labelled.copies == {"train": 0, "val": 1, "test": 0}
+    without = read_labelled(lake, EXTRACTOR, MASS)
+    assert numbers(without.val) == [(20, 0), (21, 0)]
+    assert without.val is not None
+    assert "acquisition" not in without.val.attributes
 
 
 def test_age_bands(tmp_path: Path) -> None:

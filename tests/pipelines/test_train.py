@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
+from vector_lake import EXTRACTOR, write_vector_lake
 
 from classifiers.errors import HeadError, TaskError
 from classifiers.heads import HEADS
+from pipelines.acquisition import HoldOutBy, HoldOutSettings, hold_out
 from pipelines.errors import LakeError
-from pipelines.lake import Lake
+from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.stored_heads import load_head
 from pipelines.tables import FEATURES
 from pipelines.train import TrainConfig, train
@@ -175,6 +177,45 @@ def test_without_val_nothing_is_chosen_on_it(lake: Path, tmp_path: Path) -> None
     assert head.calibrator.method == "none"
     assert list(head.metrics) == ["test"]
     assert "not calibrated" in summary.lower()
+
+
+def test_patients_held_out_are_judged_beside_the_others(tmp_path: Path) -> None:
+    lake = write_vector_lake(tmp_path / "lake")
+    summary = str(train(config(tmp_path / "lake", hold_out={"by": "series", "share": 0.3})))
+    head = load_head(lake, "three_class/logistic")
+    parts = {one.value: one for one in head.metrics["val"].subgroups if one.attribute == "acquisition"}
+    assert set(parts) == {"held out by series", "as train"}
+    assert parts["as train"].n == 36
+    assert all(count > 0 for count in parts["held out by series"].support.values())
+    assert head.class_counts["val"].rows == 36 + parts["held out by series"].n
+    assert head.class_counts["train"].rows == 108 - parts["held out by series"].n
+    assert not [one for one in head.metrics["test"].subgroups if one.attribute == "acquisition"]
+    told = head.provenance["Held out"]
+    assert told.startswith("by series (the lowest file numbers")
+    (run,) = (tmp_path / "lake").glob("heads/three_class/logistic/run=*")
+    assert told in (run / "report.html").read_text()
+    assert told in summary
+    assert f"  held out by series: AUC {parts['held out by series'].auc.value:.3f}" in summary
+    kept = json.loads((run / "run.json").read_text())
+    assert kept["config"]["hold_out"] == {"by": "series", "share": 0.3}
+    assert kept["hold_out"]["images"] == parts["held out by series"].n
+
+
+def test_a_head_holds_out_whom_its_backbone_held_out(tmp_path: Path) -> None:
+    lake = write_vector_lake(tmp_path / "lake")
+    card = {"backbone": "resnet50", "precision": "bf16", "weights": "fine-tuned"}
+    held_out = hold_out(lake, HoldOutSettings(HoldOutBy.SERIES, 0.25))
+    lake.features(EXTRACTOR).folder.write_json(EXTRACTOR_CARD, card | {"hold_out": held_out.as_dict()})
+    summary = str(train(config(tmp_path / "lake", name="alike")))
+    alike = load_head(lake, "three_class/alike")
+    assert alike.class_counts["val"].rows == 36 + len(held_out.image_ids)
+    assert "caution" not in summary
+    summary = str(train(config(tmp_path / "lake", name="other", hold_out={"by": "none"})))
+    other = load_head(lake, "three_class/other")
+    assert other.class_counts["val"].rows == 36
+    assert "Held out" not in other.provenance
+    assert re.search(r"(?m)^caution .*fine-tuned with hold_out.by=series, share 0.25", summary)
+    assert "hold_out.by=none" in other.provenance["Caution"]
 
 
 def without_val(lake: Path) -> None:
