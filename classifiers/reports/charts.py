@@ -14,18 +14,25 @@ from classifiers.reports.tables import in_words
 _LEFT, _TOP, _RIGHT, _BOTTOM = 34, 6, 8, 30
 #: Height of a line of a plot's text, in its own units.
 _TEXT: Final = 10
+#: Width of a digit, at most.
+_DIGIT: Final = 0.6 * _TEXT
 #: CSS classes of lines that can be told apart, without colour too.
 LINES: Final = ("l1", "l2", "l3", "l4")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One side of a plot; ticks lie within low and high."""
+    """One side of a plot; ticks lie within low and high, and are labelled by their values unless told otherwise."""
 
     label: str
     low: float
     high: float
     ticks: tuple[float, ...]
+    tick_labels: tuple[str, ...] = ()
+
+    def labelled(self) -> list[tuple[float, str]]:
+        """Ticks with their labels."""
+        return list(zip(self.ticks, self.tick_labels or [f"{tick:g}" for tick in self.ticks], strict=True))
 
 
 def unit_axis(label: str) -> Axis:
@@ -57,13 +64,15 @@ class Plot:
     def __init__(self, x: Axis, y: Axis, *, width: int = 160, height: int = 150) -> None:
         self._x, self._y = x, y
         self._width, self._height = width, height
+        # Long labels of ticks would reach into the axis's own.
+        self._left = max(_LEFT, 1.4 * _TEXT + _DIGIT * max((len(told) for _, told in y.labelled()), default=0) + 4)
         self._drawn: list[str] = []
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
         across = min(max((x - self._x.low) / (self._x.high - self._x.low), 0), 1)
         up = min(max((y - self._y.low) / (self._y.high - self._y.low), 0), 1)
         return (
-            _LEFT + across * (self._width - _LEFT - _RIGHT),
+            self._left + across * (self._width - self._left - _RIGHT),
             self._height - _BOTTOM - up * (self._height - _TOP - _BOTTOM),
         )
 
@@ -81,26 +90,29 @@ class Plot:
 
     def svg(self, label: str) -> str:
         """Draw everything; `label` tells in plain text what it shows."""
-        right, bottom = self._width - _RIGHT, self._height - _BOTTOM
-        grid, texts = "", ""
-        for tick in self._x.ticks:
+        return (
+            f'<svg viewBox="0 0 {self._width} {self._height}" role="img" aria-label="{escape(label)}">'
+            f"{self.content()}</svg>"
+        )
+
+    def content(self) -> str:
+        """Everything without its frame, for an SVG that holds several."""
+        left, right, bottom = self._left, self._width - _RIGHT, self._height - _BOTTOM
+        middle, grid, texts = (left + right) / 2, "", ""
+        for tick, told in self._x.labelled():
             across, _ = self._at(tick, self._y.low)
             grid += f"M{across:.1f} {bottom}V{_TOP}"
-            texts += f'<text x="{across:.1f}" y="{bottom + 12}" text-anchor="middle">{tick:g}</text>'
-        for tick in self._y.ticks:
+            texts += f'<text x="{across:.1f}" y="{bottom + 12}" text-anchor="middle">{escape(told)}</text>'
+        for tick, told in self._y.labelled():
             _, down = self._at(self._x.low, tick)
-            grid += f"M{_LEFT} {down:.1f}H{right}"
-            texts += f'<text x="{_LEFT - 4}" y="{down + 3.5:.1f}" text-anchor="end">{tick:g}</text>'
-        middle = (_LEFT + right) / 2
+            grid += f"M{left:g} {down:.1f}H{right}"
+            texts += f'<text x="{left - 4:g}" y="{down + 3.5:.1f}" text-anchor="end">{escape(told)}</text>'
         texts += (
-            f'<text x="{middle}" y="{self._height - 5}" text-anchor="middle">{escape(self._x.label)}</text>'
+            f'<text x="{middle:g}" y="{self._height - 5}" text-anchor="middle">{escape(self._x.label)}</text>'
             f'<text transform="translate({_TEXT - 2} {(bottom + _TOP) / 2}) rotate(-90)" text-anchor="middle">'
             f"{escape(self._y.label)}</text>"
         )
-        return (
-            f'<svg viewBox="0 0 {self._width} {self._height}" role="img" aria-label="{escape(label)}">'
-            f'<path class="grid" d="{grid}"/>{texts}{"".join(self._drawn)}</svg>'
-        )
+        return f'<path class="grid" d="{grid}"/>{texts}{"".join(self._drawn)}'
 
 
 def plot_figure(title: str, drawings: Sequence[str], told: str, *, kind: str = "one") -> str:

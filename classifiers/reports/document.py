@@ -53,6 +53,25 @@ def document(title: str, opening: str, sections: Sequence[Section]) -> str:
         f"{one.content.strip()}\n</section>\n"
         for one in every
     )
+    body = f"""<header>
+<h1>{escape(title)}</h1>
+{opening.strip()}
+</header>
+<nav aria-label="Contents"><ol>
+{contents}</ol></nav>
+<main>
+{drawn}</main>"""
+    return html_file(title, STYLE, body)
+
+
+def html_file(title: str, style: str, body: str) -> str:
+    """Put a body into a file that may load nothing and run no script.
+
+    Args:
+        title: plain text.
+        style: CSS.
+        body: HTML.
+    """
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -60,17 +79,10 @@ def document(title: str, opening: str, sections: Sequence[Section]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{escape(title)}</title>
-<style>{STYLE}</style>
+<style>{style}</style>
 </head>
 <body>
-<header>
-<h1>{escape(title)}</h1>
-{opening.strip()}
-</header>
-<nav aria-label="Contents"><ol>
-{contents}</ol></nav>
-<main>
-{drawn}</main>
+{body.strip()}
 </body>
 </html>
 """

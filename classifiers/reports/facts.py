@@ -22,6 +22,10 @@ _RULES: Final = {
     "sensitivity": "The highest level that reaches the wanted recall (sensitivity) on val.",
     "precision": "The lowest level that reaches the wanted precision on val.",
 }
+NOT_CALIBRATED: Final = (
+    "The probabilities are <strong>not calibrated</strong>: 0.8 does not mean right eight times in ten. They serve to "
+    "rank images."
+)
 _METHODS: Final = {
     "temperature": "temperature scaling",
     "platt": "Platt's logistic scaling",
@@ -85,10 +89,7 @@ def calibration_in_words(trained: TrainedHead) -> str:
     method = trained.calibrator.method.value
     left_out = trained.calibrator.left_out
     if method == "none" or len(left_out) == len(trained.task.classes):
-        return (
-            "The probabilities are <strong>not calibrated</strong>: 0.8 does not mean right eight times in ten. They "
-            "serve to rank images."
-        )
+        return NOT_CALIBRATED
     but = f", but not those of {escape(', '.join(left_out))}, of which val has too little" if left_out else ""
     return (
         f"The probabilities are <strong>calibrated</strong> on val by {_METHODS.get(method, escape(method))}{but}. "

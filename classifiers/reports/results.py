@@ -51,8 +51,34 @@ def few_images(evaluation: Evaluation) -> list[str]:
     return said
 
 
-def summary(head: Evaluation, baseline: Evaluation, split: str) -> str:
-    """The whole in a few figures, the majority baseline beside it."""
+def on_split(head: Evaluation, baseline: Evaluation, split: str, who: str = "head", *, folded: bool = False) -> str:
+    """All that is known of one split.
+
+    Args:
+        head: what answered.
+        baseline: the majority's on the same images.
+        split: its name.
+        who: a word for what answered.
+        folded: whether all but the tables of figures waits for a reader who asks for it.
+    """
+    tables = summary(head, baseline, split, who) + per_class(head, split)
+    rest = "".join(
+        f"<h3>{escape(heading)}</h3>\n{content}"
+        for heading, content in (
+            (f"Confusion on {split}", confusion(head, split)),
+            (f"ROC and precision-recall on {split}", curves(head, who)),
+            (f"Calibration on {split}", calibration(head, split)),
+            (f"Subgroups on {split}", subgroups(head, split)),
+        )
+    )
+    if not folded:
+        return tables + rest
+    more = f"<summary>Matrices, curves, calibration and subgroups on {escape(split)}</summary>"
+    return f"{tables}<details>{more}\n{rest}</details>\n"
+
+
+def summary(head: Evaluation, baseline: Evaluation, split: str, who: str = "head") -> str:
+    """The whole in a few figures, the majority baseline beside it; `who` is a word for what answered."""
 
     def figures(of: Evaluation) -> dict[str, Figure]:
         macro, micro = of.averages["macro"], of.averages["micro"]
@@ -71,7 +97,8 @@ def summary(head: Evaluation, baseline: Evaluation, split: str) -> str:
 
     theirs = figures(baseline)
     rows = [(named(name), figure(mine), figure(theirs[name])) for name, mine in figures(head).items()]
-    return table(f"Head and majority baseline on {split}", ("figure", "head", "majority baseline"), rows)
+    caption = f"{who.capitalize()} and majority baseline on {split}"
+    return table(caption, ("figure", who, "majority baseline"), rows)
 
 
 def per_class(evaluation: Evaluation, split: str) -> str:
@@ -128,9 +155,9 @@ def confusion(evaluation: Evaluation, split: str) -> str:
     )
 
 
-def curves(evaluation: Evaluation) -> str:
+def curves(evaluation: Evaluation, who: str = "head") -> str:
     """ROC and precision-recall curves, a pair for each class; of two exclusive classes the second alone."""
-    legend = keys((("l1", "the head"), ("chance", "chance"), ("d1", "where it decides")))
+    legend = keys((("l1", f"the {who}"), ("chance", "chance"), ("d1", "where it decides")))
     drawn = "".join(_curves(name, one) for name, one in drawn_classes(evaluation).items())
     return f'{legend}<div class="plots">\n{drawn}</div>\n'
 

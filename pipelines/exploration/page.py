@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from classifiers.reports.document import html_file
 from pipelines.exploration.crops import Crops
 from pipelines.exploration.findings import findings_section, together_section
 from pipelines.exploration.html import STYLE, histogram, table, with_percent
@@ -17,7 +18,6 @@ from pipelines.exploration.people import people_section, views_section
 from pipelines.exploration.survey import Survey
 
 _NOTE_CLASS: Final = {True: "careful", False: "fact"}
-_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 #: First numbers of the bands of images per patient, with their names.
 _IMAGE_BANDS: Final = {1: "1", 2: "2", 3: "3–5", 6: "6–10", 11: "11 and more"}
 
@@ -67,26 +67,14 @@ def render_page(subject: Subject, survey: Survey, crops: Crops) -> str:
             ("Limits", _LIMITS.strip()),
         )
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 <p class="notice"><strong>Research software; not a medical device; not for diagnosis.</strong> This page tells what
 the label files say of the images and shows {len(crops.pictures):,} small crops of them: it is as confidential as the
 images.</p>
 {_tiles(subject, survey)}
 {sections}
-<p>{escape(subject.made)}</p>
-</body>
-</html>
-"""
+<p>{escape(subject.made)}</p>"""
+    return html_file(title, STYLE, body)
 
 
 def _tiles(subject: Subject, survey: Survey) -> str:

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from classifiers.reports.document import html_file
 from featurizers.mask_pairs import MaskPair
 from pipelines.exploration.html import (
     ORDERED_COLOURS,
@@ -36,7 +37,6 @@ from pipelines.lung_reports.charts import (
 from pipelines.lung_reports.figures import LOSS_LIMIT, Estimate, Figures, Verdict
 from pipelines.lung_reports.sheets import RANDOM, SHEET_STYLE, WORST, layer_keys, sheet, worst_first
 
-_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 #: With fewer patients the page warns.
 _FEW_PATIENTS: Final = 30
 #: Upper ends of the bands of lost lung, with their names; nothing lost comes before.
@@ -135,26 +135,14 @@ def render_page(subject: Subject, verdicts: Sequence[Verdict]) -> str:
     figures = verdicts[0].figures
     tiles = {"radiographs": figures.images, "patients": figures.patients, "ways of finding lungs": len(verdicts)}
     shown = "".join(f"<li><strong>{number:,}</strong>{name}</li>" for name, number in tiles.items())
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title>
-<style>{STYLE}{CHART_STYLE}{SHEET_STYLE}{_STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 <p class="notice"><strong>Research software; not a medical device; not for diagnosis.</strong> This page compares ways
 of finding the lungs with outlines that humans drew. It shows small copies of radiographs: it is as confidential as
 they are.</p>
 <ul class="tiles">{shown}</ul>
 {sections}
-<p>{escape(subject.made)}</p>
-</body>
-</html>
-"""
+<p>{escape(subject.made)}</p>"""
+    return html_file(title, STYLE + CHART_STYLE + SHEET_STYLE + _STYLE, body)
 
 
 def _side_by_side(verdicts: Sequence[Verdict]) -> str:
