@@ -1,4 +1,4 @@
-"""Studies to features: the backbone runs on the executors, over the crops that have no vector yet."""
+"""Studies to features: the backbone runs on the executors, over the crops, and copies of them, that have no vector."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import safetensors.torch
 from pydantic import Field
@@ -17,22 +18,31 @@ from pyspark import SparkFiles, TaskContext
 from pyspark.accumulators import AccumulatorParam
 from pyspark.sql import SparkSession
 
-from featurizers.backbones import BACKBONES, Weights, get_backbone, load_weights
-from featurizers.embedder import BATCH_SIZE, Embedder, can_compile, check_device
+from featurizers.backbones import BACKBONES, Weights
+from featurizers.embedder import BATCH_SIZE, Embedded, Embedder, can_compile, check_device
 from featurizers.extractor import Extractor, Precision, describe_extractor
+from pipelines.acquisition import HOLD_OUT_KEY
+from pipelines.augmented_copies import (
+    CopiesConfig,
+    CopyIncrement,
+    CopyPlan,
+    CopyRule,
+    Key,
+    task_of_copies,
+)
 from pipelines.config import Config, SparkConfig
 from pipelines.datasets import crops_of
+from pipelines.folders import Folder
 from pipelines.increment import Increment, OneTable, SourceFile
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.progress import clock
 from pipelines.session import scratch_folder, spark_session
-from pipelines.tables import FEATURES
+from pipelines.stored_backbones import DEFAULT_BACKBONE, OpenedBackbone, open_backbone
+from pipelines.tables import FEATURES, ORIGINAL, Table
 
 #: Compiling costs about as much time as it saves on this many images of one worker (docs/architecture.md).
 COMPILE_PAYS_FROM = 3000
-#: Variant 0 is the crop itself.
-ORIGINAL = 0
 #: How many damaged crops are named; all are counted.
 FAILURES_TOLD = 20
 
@@ -48,10 +58,15 @@ class Compile(StrEnum):
 class BackboneConfig(Config):
     """Which network, with which weights."""
 
-    name: str = Field("resnet50", description=f"one of: {', '.join(BACKBONES)}")
+    name: str | None = Field(
+        None,
+        description=f"its architecture: {', '.join(BACKBONES)} or timm:NAME, with options such as resnet50:size=128; "
+        f"null: what the weights state, else {DEFAULT_BACKBONE}",
+    )
     weights: str = Field(
         "imagenet",
-        description="imagenet (torchvision's own), random (untrained, for trials), or a file with a state dict",
+        description="imagenet (torchvision's own), random (untrained, for trials), a file with a state dict, or "
+        "lake://backbones/NAME, fine-tuned in this lake",
     )
     seed: int = Field(0, description="of random weights")
 
@@ -70,6 +85,7 @@ class ExtractConfig(SparkConfig):
         description=f"compile the backbone; auto: from {COMPILE_PAYS_FROM:,} images per worker, given a compiler",
     )
     chunk_images: int = Field(4096, gt=0, description="images per commit: what a restart repeats at most")
+    copies: CopiesConfig = CopiesConfig()
 
 
 class Setup(NamedTuple):
@@ -98,35 +114,44 @@ def extract(config: ExtractConfig) -> JobRecord:
     """Run the job.
 
     Raises:
-        LakeError: if there are no studies.
+        LakeError: if there are no studies, no such fine-tuned backbone, or other copies than those that are asked for.
         WeightsError: if the weights can't be had or do not fit.
+        TaskError: if copies are asked for until the classes of a task are equal, and there is no such task.
     """
     lake = Lake.open(config.lake)
-    spec = get_backbone(config.backbone.name)
-    weights = load_weights(spec, config.backbone.weights, config.backbone.seed)
+    opened = open_backbone(lake, config.backbone.name, config.backbone.weights, config.backbone.seed)
     crops = crops_of(lake)
-    extractor = describe_extractor(spec.name, weights, config.precision, crops)
+    extractor = describe_extractor(opened.spec.name, opened.weights, config.precision, crops)
     features = lake.features(extractor.fingerprint)
+    plan = CopyPlan.make(lake, features.folder, config.copies) if config.copies.task else None
     record = JobRecord("extract_features", config)
     record.extra["extractor"] = extractor.fingerprint
-    work = Increment(lake.studies, ("image_id", "crop"), OneTable(features))
     with spark_session("extract_features", config.master, whole_executor_per_task=True) as spark:
         with record.time("plan"):
-            files = work.missing(spark)
-        missing = sum(file.missing for file in files)
-        record.count("images", missing)
+            work = _Work.find(spark, lake, features, plan)
+        missing = work.missing_crops + work.missing_copies
+        record.count("images", work.missing_crops)
+        if plan:
+            record.count("copies", work.missing_copies)
+            record.extra["copies"] = {
+                "fingerprint": plan.fingerprint,
+                "train_images": dict(plan.images),
+                "train_rows": dict(plan.rows),
+            }
         wanted = worth_compiling(spark, config.compile, missing)
         failures = spark.sparkContext.accumulator([], Concatenation())
         setups = spark.sparkContext.accumulator([], Concatenation())
         check_local_device(spark, config.device)
-        if files:
-            features.folder.write_json(EXTRACTOR_CARD, _card(extractor, weights, spec.feature_dim, spec.licence))
+        if missing:
+            card = _card(extractor, opened)
+            features.folder.write_json(EXTRACTOR_CARD, card)
+            if plan:
+                plan.remember(features.folder)
             with record.time("extract"):
-                weights_file = ship_weights(spark, weights)
                 settings = EmbedderSettings(
-                    backbone=spec.name,
-                    weights_file=weights_file,
-                    weights_source=weights.source,
+                    backbone=opened.spec.name,
+                    weights_file=ship_weights(spark, opened.weights),
+                    weights_source=opened.weights.source,
                     fingerprint=extractor.fingerprint,
                     precision=config.precision,
                     crops=crops,
@@ -134,23 +159,55 @@ def extract(config: ExtractConfig) -> JobRecord:
                     batch_size=config.batch_size,
                     compile=wanted,
                 )
-                transform = functools.partial(embed_batches, settings, failures.add, setups.add)
-                work.fill(spark, files, transform, verb="extract", chunk_images=config.chunk_images, record=record)
+                tell = (settings, failures.add, setups.add)
+                fill = functools.partial(
+                    Increment.fill, spark=spark, verb="extract", chunk_images=config.chunk_images, record=record
+                )
+                if work.crop_files:
+                    fill(work.crops, files=work.crop_files, transform=functools.partial(embed_batches, *tell))
+                if plan and work.copies and work.copy_files:
+                    draw = functools.partial(embed_copies, *tell, rule=plan.rule)
+                    fill(work.copies, files=work.copy_files, transform=draw, unit="copies")
         # Workers set up at the same time: the slowest one is what the job waited for.
         record.timings["model_setup"] = max((setup.seconds for setup in setups.value), default=0.0)
         record.extra["compiled"] = sorted({setup.compiled for setup in setups.value})
-        failed = sorted(set(failures.value))
-        record.count("failed", len(failed))
-        record.extra["failed_image_ids"] = failed[:FAILURES_TOLD]
-        if files:
+        failed: set[Key] = set(failures.value)
+        damaged = sorted({image_id for image_id, _ in failed})
+        record.count("failed", len(damaged))
+        record.extra["failed_image_ids"] = damaged[:FAILURES_TOLD]
+        if missing:
             record.write_beside(features.folder)
-    record.summary = _summary(record, weights, extractor, lake, files)
+    record.summary = _summary(record, opened, extractor, features.folder, plan=plan, failed=failed)
     return record
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is missing: vectors of crops, and, where a plan asks for them, of copies."""
+
+    crops: Increment
+    crop_files: list[SourceFile]
+    copies: CopyIncrement | None
+    copy_files: list[SourceFile]
+
+    @classmethod
+    def find(cls, spark: SparkSession, lake: Lake, features: Table, plan: CopyPlan | None) -> Self:
+        crops = Increment(lake.studies, ("image_id", "crop"), OneTable(features, where=f"variant = {ORIGINAL}"))
+        copies = CopyIncrement.find(spark, plan, crops, features) if plan else None
+        return cls(crops, crops.missing(spark), copies, copies.missing(spark) if copies else [])
+
+    @property
+    def missing_crops(self) -> int:
+        return sum(file.missing for file in self.crop_files)
+
+    @property
+    def missing_copies(self) -> int:
+        return sum(file.missing for file in self.copy_files)
 
 
 def embed_batches(
     settings: EmbedderSettings,
-    tell_failed: Callable[[list[str]], None],
+    tell_failed: Callable[[list[Key]], None],
     tell_setup: Callable[[list[Setup]], None],
     batches: Iterable[pa.RecordBatch],
     count: Callable[[int], None],
@@ -159,18 +216,49 @@ def embed_batches(
 
     Args:
         settings: of the embedder, made once per Python worker and kept for its next tasks.
-        tell_failed: told the ids of crops that give no vector.
+        tell_failed: told the images, and variants, whose crops give no vector.
         tell_setup: told how long the embedder took to make, nothing if it was kept, and if it is compiled.
         batches: from Spark.
         count: told how many images are done.
     """
     embedder = executor_embedder(settings, tell_setup)
     crops = (
-        (image_id.as_py(), crop.as_py())
+        ((image_id.as_py(), ORIGINAL), crop.as_py())
         for batch in batches
         for image_id, crop in zip(batch.column("image_id"), batch.column("crop"), strict=True)
     )
-    for embedded in embedder.embed_pngs(crops):
+    yield from _rows(embedder.embed_pngs(crops), tell_failed, count)
+
+
+def embed_copies(
+    settings: EmbedderSettings,
+    tell_failed: Callable[[list[Key]], None],
+    tell_setup: Callable[[list[Setup]], None],
+    batches: Iterable[pa.RecordBatch],
+    count: Callable[[int], None],
+    *,
+    rule: CopyRule,
+) -> Iterator[pa.RecordBatch]:
+    """On an executor: batches of (image_id, crop, variants) to batches of the schema FEATURES, one row per copy.
+
+    Args:
+        settings, tell_failed, tell_setup, batches: as of `embed_batches`.
+        count: told how many copies are done.
+        rule: how copies are drawn.
+    """
+    embedder = executor_embedder(settings, tell_setup)
+    # Filled by the thread that reads ahead; accumulators are for this one alone.
+    damaged: list[Key] = []
+    yield from _rows(embedder.embed_crops(rule.copies(batches, damaged)), tell_failed, count)
+    if damaged:
+        tell_failed(damaged)
+        count(len(damaged))
+
+
+def _rows(
+    stream: Iterable[Embedded[Key]], tell_failed: Callable[[list[Key]], None], count: Callable[[int], None]
+) -> Iterator[pa.RecordBatch]:
+    for embedded in stream:
         if embedded.failed:
             tell_failed(embedded.failed)
         count(len(embedded.keys) + len(embedded.failed))
@@ -224,12 +312,13 @@ def _embedder(settings: EmbedderSettings, device: str, threads: int, compiled: b
     return embedder
 
 
-def _to_arrow(image_ids: list[str], features: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> pa.RecordBatch:
+def _to_arrow(keys: list[Key], features: npt.NDArray[np.float32]) -> pa.RecordBatch:
     rows, width = features.shape
     offsets = pa.array(np.arange(0, (rows + 1) * width, width, dtype=np.int32))
     vectors = pa.ListArray.from_arrays(offsets, pa.array(features.reshape(-1)))
-    variants = pa.array(np.full(rows, ORIGINAL, np.int32))
-    return pa.RecordBatch.from_arrays([pa.array(image_ids, pa.string()), variants, vectors], schema=FEATURES)
+    image_ids = pa.array([image_id for image_id, _ in keys], pa.string())
+    variants = pa.array([variant for _, variant in keys], pa.int32())
+    return pa.RecordBatch.from_arrays([image_ids, variants, vectors], schema=FEATURES)
 
 
 class Concatenation(AccumulatorParam[list[Any]]):
@@ -272,32 +361,55 @@ def ship_weights(spark: SparkSession, weights: Weights) -> str:
     return file.name
 
 
-def _card(extractor: Extractor, weights: Weights, feature_dim: int, licence: str) -> dict[str, object]:
+def _card(extractor: Extractor, opened: OpenedBackbone) -> dict[str, object]:
     return {
         "fingerprint": extractor.fingerprint,
         **asdict(extractor),
-        "weights": weights.source,
-        "feature_dim": feature_dim,
-        "licence": licence,
+        "weights": opened.weights.source,
+        "feature_dim": opened.spec.feature_dim,
+        "licence": opened.spec.licence,
+        # Heads ask it which images of val the backbone has not learned from.
+        HOLD_OUT_KEY: opened.hold_out,
     }
 
 
-def _summary(record: JobRecord, weights: Weights, extractor: Extractor, lake: Lake, files: list[SourceFile]) -> str:
+def _summary(
+    record: JobRecord,
+    opened: OpenedBackbone,
+    extractor: Extractor,
+    features: Folder,
+    *,
+    plan: CopyPlan | None,
+    failed: set[Key],
+) -> str:
     rows: dict[str, object] = {
-        "extractor": f"{extractor.backbone} {extractor.precision}, weights {weights.source}",
+        "extractor": f"{extractor.backbone} {extractor.precision}, weights {opened.weights.source}",
         "fingerprint": extractor.fingerprint,
     }
-    if files:
-        seconds, images = record.timings["extract"], record.counts["images"] - record.counts["failed"]
-        rows["new features"] = images
-        rows["time"] = f"{clock(seconds)} ({images / seconds:,.1f} images/s; {told_setup(record)})"
-    else:
-        rows["new features"] = "none: every study has its features already"
+    failed_crops = sum(variant == ORIGINAL for _, variant in failed)
+    images = record.counts["images"] - failed_crops
+    copies = record.counts.get("copies", 0) - (len(failed) - failed_crops)
+    rows["new features"] = images if record.counts["images"] else "none: every study has its features already"
+    if plan:
+        told = ", ".join(f"{name} {n:,} of {plan.images[name]:,}" for name, n in plan.rows.items())
+        rows["new copies"] = copies if record.counts["copies"] else "none: they are all there already"
+        rows["train with copies"] = f"{told} images"
+    elif task := task_of_copies(features):
+        rows["new copies"] = f"none asked for; those here balance {task} as train was when they were drawn"
+    if "extract" in record.timings:
+        seconds = record.timings["extract"]
+        rows["time"] = f"{clock(seconds)} ({(images + copies) / seconds:,.1f} images/s; {told_setup(record)})"
     if record.counts["failed"]:
         first = ", ".join(record.extra["failed_image_ids"][:3])
         rows["damaged crops"] = f"{record.counts['failed']:,}, no features: {first}; their studies need restoring"
-    rows["table"] = lake.features(extractor.fingerprint).folder.uri
-    return summary_text("Extracted features", rows)
+    rows["table"] = features.uri
+    text = summary_text("Extracted features", rows)
+    if opened.crops not in (None, extractor.crops):
+        text += (
+            "\n\nwarning: these weights were trained on other crops than this lake's, which costs accuracy\n"
+            f"  trained on  {opened.crops}\n  these are   {extractor.crops}"
+        )
+    return text
 
 
 def told_setup(record: JobRecord) -> str:

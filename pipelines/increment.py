@@ -40,6 +40,8 @@ class OneTable:
     """A table that gets the rows as they are."""
 
     table: Table
+    #: Of its rows, in SQL: those that show that an image is done. None: all of them.
+    where: str | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -48,7 +50,7 @@ class OneTable:
 
     def done(self, spark: SparkSession) -> DataFrame:
         """See Target."""
-        return self.table.read(spark).select("image_id").distinct()
+        return matching(self.table.read(spark), self.where).select("image_id").distinct()
 
     def commit(self, rows: DataFrame, record: JobRecord) -> None:
         """See Target."""
@@ -88,9 +90,8 @@ class Increment:
             .where("done < images")
             .orderBy("location")
         )
-        # Spark tells locations as URIs and takes them as plain paths.
         return [
-            SourceFile(urllib.parse.unquote(row["location"]), row["images"], row["images"] - row["done"])
+            SourceFile(as_path(row["location"]), row["images"], row["images"] - row["done"])
             for row in per_file.toLocalIterator()
         ]
 
@@ -103,8 +104,9 @@ class Increment:
         verb: str,
         chunk_images: int,
         record: JobRecord,
+        unit: str = "images",
     ) -> None:
-        """Transform the missing images of `files`, and commit every `chunk_images`."""
+        """Transform the missing images of `files`, and commit every `chunk_images`; progress calls them by `unit`."""
         counter = spark.sparkContext.accumulator(0)
 
         def count(number: int) -> None:
@@ -113,7 +115,7 @@ class Increment:
         def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             return transform(batches, count)
 
-        with Progress(verb, sum(file.missing for file in files), lambda: int(counter.value)):
+        with Progress(verb, sum(file.missing for file in files), lambda: int(counter.value), unit=unit):
             for chunk in chunks(files, chunk_images):
                 rows = self._rows(spark, chunk).mapInArrow(run, from_arrow_schema(self.target.schema))
                 self.target.commit(rows, record)
@@ -128,7 +130,17 @@ class Increment:
         return rows
 
     def _wanted(self, rows: DataFrame) -> DataFrame:
-        return rows if self.where is None else rows.where(self.where)
+        return matching(rows, self.where)
+
+
+def matching(rows: DataFrame, where: str | None) -> DataFrame:
+    """The rows for which `where`, in SQL, holds; all of them where it is None."""
+    return rows if where is None else rows.where(where)
+
+
+def as_path(location: str) -> str:
+    """A file's location as Spark takes it: it tells them as URIs, and takes them as plain paths."""
+    return urllib.parse.unquote(location)
 
 
 def chunks(files: list[SourceFile], chunk_images: int) -> Iterator[list[SourceFile]]:

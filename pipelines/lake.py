@@ -134,6 +134,14 @@ class Lake:
             raise LakeError(f"no features of extractor '{wanted}' in '{self.folder.uri}'. It holds: {names}.")
         raise LakeError(f"'{self.folder.uri}' holds features of several extractors: {names}. Choose one: extractor=….")
 
+    def backbones(self, name: str) -> Folder:
+        """The folder of the runs of one fine-tuned backbone."""
+        return self.folder / "backbones" / name
+
+    def backbone_names(self) -> list[str]:
+        """The names of the fine-tuned backbones that are here."""
+        return [name for name in (self.folder / "backbones").names() if self.backbones(name).runs()]
+
     def head_runs(self, task: str, name: str) -> Folder:
         """The folder of the runs of one head."""
         return self.folder / "heads" / task / name
@@ -151,6 +159,10 @@ class Lake:
     def comparisons(self, name: str) -> Folder:
         """The folder of the runs of one comparison of heads."""
         return self.folder / "comparisons" / name
+
+    def sweeps(self, name: str) -> Folder:
+        """The folder of the runs of one sweep of fine-tunings."""
+        return self.folder / "sweeps" / name
 
     def predictions(self, head: str) -> Table:
         """The predictions of the head with this fingerprint."""

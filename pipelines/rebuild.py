@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from featurizers.backbones import Weights, get_backbone, load_weights
+from featurizers.backbones import Weights
 from featurizers.crops import describe_crops
 from featurizers.extractor import Extractor, Precision, describe_extractor
 from featurizers.lungs import LungFinder
@@ -16,6 +16,7 @@ from pipelines.extract import BackboneConfig
 from pipelines.folders import Folder
 from pipelines.ingest import CropConfig
 from pipelines.lake import EXTRACTOR_CARD, Lake
+from pipelines.stored_backbones import LAKE_PREFIX, open_backbone
 
 
 def rebuild_crops(lake: Lake, moved: Config) -> tuple[CropConfig, LungFinder | None]:
@@ -50,7 +51,7 @@ def rebuild_extractor(lake: Lake, wanted: str, moved: Config) -> tuple[Extractor
         moved: keys of BackboneConfig: weights that are elsewhere now; None: where they were.
 
     Raises:
-        LakeError: if the lake knows no such extractor, or the weights make another one.
+        LakeError: if the lake knows no such extractor or fine-tuned backbone, or the weights make another extractor.
         WeightsError: if the weights can't be had.
     """
     folder = lake.features(wanted).folder
@@ -61,9 +62,12 @@ def rebuild_extractor(lake: Lake, wanted: str, moved: Config) -> tuple[Extractor
         )
     card = folder.read_json(EXTRACTOR_CARD)
     backbone = _recorded(folder, "backbone", BackboneConfig, moved)
-    spec = get_backbone(card["backbone"])
-    weights = load_weights(spec, backbone.weights, backbone.seed)
-    found = describe_extractor(spec.name, weights, Precision(card["precision"]), crops_of(lake))
+    # lake://backbones/NAME may have a newer run by now, and the card tells the one that was meant.
+    was_newest = moved.model_dump().get("weights") is None and backbone.weights.startswith(LAKE_PREFIX)
+    source = card["weights"] if was_newest else backbone.weights
+    opened = open_backbone(lake, card["backbone"], source, backbone.seed)
+    weights = opened.weights
+    found = describe_extractor(opened.spec.name, weights, Precision(card["precision"]), crops_of(lake))
     if found.fingerprint != wanted:
         differing = ", ".join(name for name, value in asdict(found).items() if card.get(name) != value)
         raise LakeError(

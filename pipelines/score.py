@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pipelines.errors import LakeError
-from pipelines.extract import ORIGINAL, told_setup
+from pipelines.extract import told_setup
 from pipelines.folders import Folder
 from pipelines.increment import Increment
 from pipelines.job import JobRecord, summary_text
@@ -34,7 +34,7 @@ from pipelines.score_summary import (
 from pipelines.scoring import ROWS_AT_ONCE, HeadTables, ScoredHead, ShippedHeads, score_batches
 from pipelines.session import spark_session
 from pipelines.stored_heads import load_head
-from pipelines.tables import Table
+from pipelines.tables import ORIGINAL, Table
 
 __all__ = ["ScoreConfig", "score"]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -14,6 +16,7 @@ from pyspark.sql import functions as F  # noqa: N812  the name that Spark's docu
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from featurizers.crops import Cropper
+from pipelines.errors import LakeError
 from pipelines.folders import Folder
 
 #: Row groups of this many bytes let a few hundred crops be read without holding a file of thousands.
@@ -75,6 +78,9 @@ FOUND_LABELS = pa.schema([("dataset", pa.string()), ("label_key", pa.string())])
 
 #: Inputs that were written anew with the same bytes: the stamps under which they are known too.
 RESTAMPED = pa.schema([("dataset", pa.string()), ("stamp", pa.string())])
+
+#: The variant of features that is the crop itself; its augmented copies count from 1.
+ORIGINAL = 0
 
 FEATURES = pa.schema([("image_id", pa.string()), ("variant", pa.int32()), ("features", pa.list_(pa.float32()))])
 
@@ -167,6 +173,36 @@ class Table:
 def parquet_files(run: Folder) -> Iterator[str]:
     """The paths of a run's Parquet files, inside its file system."""
     return (f"{run.path}/{name}" for name in run.names() if name.endswith(".parquet"))
+
+
+@contextlib.contextmanager
+def open_parquet(
+    path: str,
+    filesystem: fsspec.AbstractFileSystem,
+    metadata: pq.FileMetaData | None = None,
+    buffer_size: int = 0,
+    *,
+    remedy: str,
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; what can't be read in it is told as such.
+
+    Args:
+        path: inside its file system.
+        filesystem: the one that holds it.
+        metadata: the file's, if it is known.
+        buffer_size: how much of a column is read at a time, bytes; 0: all that a row group has of it.
+        remedy: what to do about a damaged one.
+
+    Raises:
+        LakeError: if it can't be opened, or, inside the context, read.
+    """
+    try:
+        with pq.ParquetFile(path, filesystem=filesystem, metadata=metadata, buffer_size=buffer_size) as parquet:
+            yield parquet
+    except (OSError, pa.ArrowException) as error:
+        raise LakeError(
+            f"'{path}' can't be read: {' '.join(str(error).split())}. If it is damaged, {remedy}."
+        ) from error
 
 
 def cropper_told() -> Column:

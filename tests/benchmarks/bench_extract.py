@@ -42,13 +42,14 @@ def write_phantom_lake(folder: Path, images: int) -> Lake:
     rng = np.random.default_rng(0)
     drawn = [draw_phantom(seed, size=(224, 224)).pixels for seed in range(PHANTOMS)]
     rows_per_file = 1024
+    findings = [("normal", 1), ("pneumonia", 0)]
     for start in range(0, images, rows_per_file):
         crops = [
             encode_png(np.clip(drawn[i % PHANTOMS] + rng.normal(0, 4, (224, 224)), 0, 255).astype(np.uint8))
             for i in range(start, min(start + rows_per_file, images))
         ]
         ids = [hashlib.sha256(crop).hexdigest() for crop in crops]
-        rows = {"image_id": ids, "crop": crops}
+        rows = {"image_id": ids, "crop": crops, "split": ["train"] * len(crops), "findings": [findings] * len(crops)}
         columns = [pa.array(rows.get(f.name, [None] * len(crops)), f.type) for f in STUDIES]
         pq.write_table(pa.table(columns, schema=STUDIES), f"{run.path}/part-{start:08}.parquet", row_group_size=512)
     run.commit()
