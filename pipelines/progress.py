@@ -21,6 +21,7 @@ class Progress:
         total: how many images there are; None when nobody knows yet.
         done: how many are done; called from another thread.
         unit: what is counted, where it is not images.
+        note: what else there is to tell now, such as a loss; called from another thread.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class Progress:
         stream: TextIO | None = None,
         *,
         unit: str = "images",
+        note: Callable[[], str] = str,
     ) -> None:
-        self._verb, self._total, self._done, self._unit = verb, total, done, unit
+        self._verb, self._total, self._done, self._unit, self._note = verb, total, done, unit, note
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._stop = threading.Event()
+        self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._width = 0
 
@@ -57,15 +60,24 @@ class Progress:
         while not self._stop.wait(TERMINAL_SECONDS if self._live else LOG_SECONDS):
             self._tell()
 
+    def say(self, line: str) -> None:
+        """Write a line that stays, above the live one."""
+        with self._writing:
+            self._stream.write(("\r" + line.ljust(self._width) if self._live else line) + "\n")
+            self._stream.flush()
+
     def _tell(self) -> None:
         line = progress_line(self._verb, self._done(), self._total, time.monotonic() - self._start, self._unit)
-        if self._live:
-            # Blanks wipe what a longer line before this one left behind.
-            self._stream.write("\r" + line.ljust(self._width))
-            self._width = len(line)
-        else:
-            self._stream.write(line + "\n")
-        self._stream.flush()
+        if note := self._note():
+            line = f"{line}  {note}"
+        with self._writing:
+            if self._live:
+                # Blanks wipe what a longer line before this one left behind.
+                self._stream.write("\r" + line.ljust(self._width))
+                self._width = len(line)
+            else:
+                self._stream.write(line + "\n")
+            self._stream.flush()
 
 
 def progress_line(verb: str, done: int, total: int | None, seconds: float, unit: str = "images") -> str:
