@@ -16,10 +16,10 @@ ifeq ($(JAVA_HOME),)
 export JAVA_HOME = $(BREW_JAVA)
 endif
 
-.PHONY: help demo test lint format install java clean
+.PHONY: help demo test test-petastorm lint format install java clean
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/installed java ## .venv with the exact versions of constraints.txt; Java where it is missing
 
@@ -40,6 +40,12 @@ demo: install ## phantoms → ingest → extract → train → score, through sp
 test: install ## the tests (TESTS="-m real" for those on real data)
 	$(BIN)/python -m pytest $(TESTS)
 
+test-petastorm: install $(VENV)-petastorm/installed ## the tests of reader=petastorm, in an environment of its own
+	@.ci/test_petastorm $(BIN) $(CURDIR)/$(VENV)-petastorm/bin
+
+$(VENV)-petastorm/installed: $(VENV)/installed .ci/petastorm.txt .ci/petastorm_environment
+	@.ci/petastorm_environment $(VENV) $(VENV)-petastorm
+
 lint: install ## ruff, format check, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,5 +55,5 @@ format: install ## rewrite the code in ruff's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove what demo, tests and builds made, .venv excepted
+clean: ## remove what demo, tests and builds made, environments excepted
 	rm -rf $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import LakeError
 from pipelines.progress import Progress
-from pipelines.tables import FEATURES, ROW_GROUP_BYTES, ROWS_PER_FILE, Table
+from pipelines.tables import FEATURES, ROW_GROUP_BYTES, ROWS_PER_FILE, Table, open_parquet
 
 _KEYS = pa.schema([FEATURES.field("image_id"), FEATURES.field("variant")])
 _LISTS = FEATURES.field("features").type
@@ -29,6 +27,7 @@ _BATCH_BYTES = 2**20
 _WHOLE_BYTES, _BUFFER_BYTES = 4 * ROW_GROUP_BYTES, 8 * 2**20
 _MOST_READERS = 8
 _IDS_TOLD = 3
+_REMEDY = "remove its run, and run jobs/extract_features.py again"
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class StoredFeatures:
         ]
 
         def look(file: tuple[str, str]) -> tuple[pq.FileMetaData, pa.Table]:
-            with _open_parquet(file[1], filesystem) as parquet:
+            with open_parquet(file[1], filesystem, remedy=_REMEDY) as parquet:
                 return parquet.metadata, parquet.read(_KEYS.names, use_threads=False).cast(_KEYS)
 
         parts: list[Part] = []
@@ -204,7 +203,8 @@ class StoredFeatures:
         """Decode one part; tells the rows that are not finite."""
         damaged = []
         first = part.first
-        with _open_parquet(part.path, self.table.folder.filesystem, part.metadata, part.buffer_size) as parquet:
+        filesystem = self.table.folder.filesystem
+        with open_parquet(part.path, filesystem, part.metadata, part.buffer_size, remedy=_REMEDY) as parquet:
             for batch in parquet.iter_batches(
                 batch_size=max(1, _BATCH_BYTES // (self.dim * FLOAT_BYTES)),
                 row_groups=part.groups,
@@ -308,18 +308,3 @@ class _Counter:
 def _readers() -> int:
     """How many threads read: one per core that this process may use; more than a few only wait for memory."""
     return min(len(os.sched_getaffinity(0)), _MOST_READERS)
-
-
-@contextlib.contextmanager
-def _open_parquet(
-    path: str, filesystem: fsspec.AbstractFileSystem, metadata: pq.FileMetaData | None = None, buffer_size: int = 0
-) -> Iterator[pq.ParquetFile]:
-    """A Parquet file; what can't be read in it is told as such."""
-    try:
-        with pq.ParquetFile(path, filesystem=filesystem, metadata=metadata, buffer_size=buffer_size) as parquet:
-            yield parquet
-    except (OSError, pa.ArrowException) as error:
-        raise LakeError(
-            f"'{path}' can't be read: {' '.join(str(error).split())}. If it is damaged, remove its run, and run "
-            "jobs/extract_features.py again."
-        ) from error
