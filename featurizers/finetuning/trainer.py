@@ -20,7 +20,7 @@ from featurizers.embedder import check_device
 from featurizers.errors import TrainingError
 from featurizers.extractor import Precision
 from featurizers.finetuning.augmentation import Augmentation, Augmenter
-from featurizers.finetuning.losses import TaskLoss
+from featurizers.finetuning.losses import UNKNOWN, TaskLoss
 from featurizers.finetuning.network import BatchNorm, FineTunedNetwork
 from featurizers.finetuning.optimisation import OptimiserSettings, Schedule, make_optimiser
 from featurizers.finetuning.validation import check_metric, is_better, judge
@@ -330,13 +330,16 @@ class Trainer:
         # Dropout draws from torch's own generator; every update seeds it, so that a resumed training draws alike.
         torch.manual_seed(seed + self._rank)
         generator = torch.Generator().manual_seed(seed)
+        seen = len(batch.images)
+        if not seen:
+            batch = self._blank(batch)
         try:
             images, targets = self._to_device(batch)
             images = self._augmenter(images, generator, batch.places, self._data.batch_size)
             with self._arithmetic():
                 logits = self._forward(images)
             total, weight = self._loss(logits.float(), targets)
-            everywhere = torch.stack([total.detach().double(), weight.detach().double(), _of(len(batch.images), total)])
+            everywhere = torch.stack([total.detach().double(), weight.detach().double(), _of(seen, total)])
             if self._world > 1:
                 distributed.all_reduce(everywhere)
             # Processes' gradients are averaged: times their number, they add up to the whole batch's.
@@ -353,7 +356,7 @@ class Trainer:
         if self._averaged:
             self._averaged.update_parameters(self._network)
         self._pending.append(everywhere)
-        return int(everywhere[2].item()) if self._device.type == "cpu" else len(batch.images) * self._world
+        return int(everywhere[2].item()) if self._device.type == "cpu" else seen * self._world
 
     def _look(self) -> None:
         """Add the last losses up, and see that they are numbers."""
@@ -415,6 +418,12 @@ class Trainer:
         # In one order, so that sums of floats do not hang on the number of processes.
         order = np.argsort(numbers, kind="stable")
         return Answers(numbers[order], logits[order], targets[order])
+
+    def _blank(self, batch: Batch) -> Batch:
+        """One black image with nothing known, for a batch whose crops are all damaged: other processes wait for us."""
+        side = self._network.spec.input_size
+        unknown = np.full((1, *batch.targets.shape[1:]), UNKNOWN, batch.targets.dtype)
+        return Batch(np.zeros((1, side, side), np.uint8), unknown, np.zeros(1, np.int64))
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(batch.images).to(self._device, non_blocking=True)
