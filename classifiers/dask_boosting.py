@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from xgboost.dask import CommunicatorContext
 from xgboost.tracker import RabitTracker
 
 from classifiers.boosting import XGBoostHead
-from classifiers.dask_cluster import connect, names_of_workers
+from classifiers.dask_cluster import check_packages, connect, names_of_workers
 from classifiers.errors import HeadError
 from classifiers.estimator import Labelled
 
@@ -32,8 +31,6 @@ Read = Callable[[Sequence[NDArray[np.int64]]], list[NDArray[np.float32]]]
 """Reads features where it is called: places (n,), ascending, of several matrices, to float32 (n, d) each."""
 
 _SECONDS_BETWEEN_LOOKS: Final = 5
-#: What of Pleura workers run.
-_NEEDED: Final = ("classifiers", "pipelines")
 
 
 @contextmanager
@@ -62,15 +59,7 @@ def dask_client(scheduler: str | None) -> Iterator[Client]:
             yield client
         return
     with connect(scheduler, "leave it out for workers on this machine") as client:
-        for name in _NEEDED:
-            # Functions of ours can't be sent to who does not have them; one of Python's own can.
-            found = client.run(importlib.util.find_spec, name)
-            found["the scheduler"] = client.run_on_scheduler(importlib.util.find_spec, name)
-            if without := [address for address, spec in found.items() if spec is None]:
-                raise HeadError(
-                    f"{', '.join(without)} of the Dask cluster at {scheduler!r} can't import Pleura ({name}): install "
-                    "this version of it in the environment of the scheduler and of all workers"
-                )
+        check_packages(client, scheduler)
         yield client
 
 

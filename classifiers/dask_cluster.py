@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Final
 
 from distributed import Client
@@ -12,6 +13,8 @@ from distributed import Client
 from classifiers.errors import HeadError
 
 _SECONDS_TO_CONNECT: Final = 10
+#: What of Pleura workers run.
+_NEEDED: Final = ("classifiers", "pipelines")
 
 
 def connect(scheduler: str, otherwise: str) -> Client:
@@ -35,6 +38,27 @@ def connect(scheduler: str, otherwise: str) -> Client:
         client.close()
         raise HeadError(f"the Dask scheduler at {scheduler!r} has no workers: start some with dask worker {scheduler}")
     return client
+
+
+def check_packages(client: Client, scheduler: str) -> None:
+    """See that the scheduler and all workers have Pleura.
+
+    Args:
+        client: connected to it.
+        scheduler: its address.
+
+    Raises:
+        HeadError: naming those that do not.
+    """
+    for name in _NEEDED:
+        # Functions of ours can't be sent to who does not have them; one of Python's own can.
+        found = client.run(importlib.util.find_spec, name)
+        found["the scheduler"] = client.run_on_scheduler(importlib.util.find_spec, name)
+        if without := [address for address, spec in found.items() if spec is None]:
+            raise HeadError(
+                f"{', '.join(without)} of the Dask cluster at {scheduler!r} can't import Pleura ({name}): install "
+                "this version of it in the environment of the scheduler and of all workers"
+            )
 
 
 def names_of_workers(client: Client) -> dict[str, str]:

@@ -19,7 +19,8 @@ DISTRIBUTIONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "log_uniform": stats.loguniform,
     "integers": lambda low, high: list(range(low, high + 1)),
 }
-_FORMS: Final = "a list of values, {uniform: [low, high]}, {log_uniform: [low, high]} or {integers: [low, high]}"
+#: How a parameter's values are spelt, for messages.
+FORMS: Final = "a list of values, {uniform: [low, high]}, {log_uniform: [low, high]} or {integers: [low, high]}"
 
 
 def read_space(head: Head, space: Mapping[str, Any], *, multi_label: bool) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def read_space(head: Head, space: Mapping[str, Any], *, multi_label: bool) -> di
         HeadError: telling every mistake at once.
     """
     if not space:
-        raise HeadError(f"the search space is empty: name parameters of the head, each with {_FORMS}")
+        raise HeadError(f"the search space is empty: name parameters of the head, each with {FORMS}")
     known = head.get_params()
     mistakes = [
         f"{name}: {head.__class__.__name__} has no such parameter; it takes {', '.join(sorted(known))}"
@@ -49,31 +50,33 @@ def read_space(head: Head, space: Mapping[str, Any], *, multi_label: bool) -> di
             wrong = list(_mistakes(head, name, values, multi_label))
             mistakes += [f"{name}: {each}" for each in wrong]
             if not wrong:
-                read[name] = list(values) if _is_list(values) else _distribution(values)
+                read[name] = list(values) if is_list(values) else distribution(values)
     if mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         listing = "\n".join(f"  {mistake}" for mistake in mistakes)
-        raise HeadError(f"{count} in the search space:\n{listing}\nA parameter takes {_FORMS}.")
+        raise HeadError(f"{count} in the search space:\n{listing}\nA parameter takes {FORMS}.")
     return read
 
 
-def _is_list(values: object) -> bool:
+def is_list(values: object) -> bool:
+    """Whether values are listed one by one."""
     return isinstance(values, list | tuple)
 
 
-def _distribution(values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - scipy has no types
+def distribution(values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - scipy has no types
+    """What a range that has no mistakes is drawn from."""
     ((kind, ends),) = values.items()
     return DISTRIBUTIONS[kind](*ends)
 
 
 def _mistakes(head: Head, name: str, values: object, multi_label: bool) -> Iterator[str]:
-    if _is_list(values):
+    if is_list(values):
         assert isinstance(values, list | tuple)
         if not values:
             yield "holds no value"
         tried = list(values)
     elif isinstance(values, Mapping):
-        wrong = list(_range_mistakes(values))
+        wrong = list(range_mistakes(values))
         yield from wrong
         tried = [] if wrong else list(next(iter(values.values())))
     else:
@@ -83,14 +86,15 @@ def _mistakes(head: Head, name: str, values: object, multi_label: bool) -> Itera
         yield from _refusals(head, name, value, multi_label)
 
 
-def _range_mistakes(values: Mapping[Any, Any]) -> Iterator[str]:
+def range_mistakes(values: Mapping[Any, Any]) -> Iterator[str]:
+    """What is wrong with a range, whatever it is a range of."""
     kinds = list(values)
     if len(kinds) != 1 or kinds[0] not in DISTRIBUTIONS:
         yield f"a range has one key, of {', '.join(DISTRIBUTIONS)} (got {', '.join(map(str, kinds)) or 'none'})"
         return
     ends = values[kinds[0]]
     wanted = int if kinds[0] == "integers" else int | float
-    are_numbers = _is_list(ends) and all(isinstance(end, wanted) and not isinstance(end, bool) for end in ends)
+    are_numbers = is_list(ends) and all(isinstance(end, wanted) and not isinstance(end, bool) for end in ends)
     if not are_numbers or len(ends) != 2 or not ends[0] < ends[1]:
         what = "whole numbers" if kinds[0] == "integers" else "numbers"
         yield f"{kinds[0]} takes two {what}, the lower one first (got {ends!r})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,9 @@ UNCERTAIN: Final = -1
 UNANSWERED: Final = -1
 """A target that is not known: no class index and no 0 or 1, so it can't be mistaken for one."""
 
-TASK_FOLDER: Final = Path(__file__).parents[1] / "conf" / "tasks"
+_ROOT: Final = Path(__file__).parents[1]
+#: On Spark's executors our packages come as a zip, with the tasks in it.
+TASK_FOLDER: Final = (zipfile.Path(_ROOT) if _ROOT.is_file() else _ROOT) / "conf" / "tasks"
 """Where the tasks lie that come with the project, one YAML file each."""
 
 
@@ -243,7 +246,8 @@ class Task:
 
 def task_names() -> tuple[str, ...]:
     """List the tasks that come with the project."""
-    return tuple(sorted(file.stem for file in TASK_FOLDER.glob("*.yaml")))
+    files = TASK_FOLDER.iterdir() if TASK_FOLDER.is_dir() else ()
+    return tuple(sorted(file.stem for file in files if file.suffix == ".yaml"))
 
 
 def get_task(name_or_path: str) -> Task:
@@ -321,7 +325,7 @@ def _refusal(where: str, mistakes: Sequence[str]) -> TaskError:
     return TaskError(f"{count} in {where}:\n{listing}\nFiles in {TASK_FOLDER} show how a task is written.")
 
 
-def _read_task(path: Path) -> Task:
+def _read_task(path: Path | zipfile.Path) -> Task:
     try:
         node = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:

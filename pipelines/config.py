@@ -128,11 +128,21 @@ def model_from(model: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     try:
         return model.model_validate(dict(values))
     except pydantic.ValidationError as error:
-        known = [key for key, _, _ in _keys(model)]
-        lines = [_explain(problem, known) for problem in error.errors()]
-        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        listing = "\n".join(f"  {line}" for line in lines)
-        raise ConfigError(f"{count} in the config:\n{listing}\n--help lists every key.") from error
+        message = listed_mistakes("the config", mistakes_in(model, error))
+        raise ConfigError(f"{message}\n--help lists every key.") from error
+
+
+def mistakes_in(model: type[Config], error: pydantic.ValidationError) -> list[str]:
+    """Each mistake that validation found, with its dotted path and what to do."""
+    known = [key for key, _, _ in _keys(model)]
+    return [_explain(problem, known) for problem in error.errors()]
+
+
+def listed_mistakes(where: str, lines: Sequence[str]) -> str:
+    """The message that tells mistakes, one a line."""
+    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    listing = "\n".join(f"  {line}" for line in lines)
+    return f"{count} in {where}:\n{listing}"
 
 
 def _explain(problem: ErrorDetails, known: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ from pipelines.errors import LakeError
 from pipelines.finetune_config import FinetuneConfig
 from pipelines.finetune_course import Course, Outcome, backbone_bytes
 from pipelines.finetune_launch import launch
-from pipelines.finetuned import CURVES, EPOCHS, PAGE, TOP_FILE, BackboneCard, Judged
+from pipelines.finetuned import CURVES, EPOCHS, METRICS, PAGE, TOP_FILE, BackboneCard, Judged
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text, versions
 from pipelines.lake import Lake
@@ -254,6 +254,13 @@ def _commit(
     run.write(BACKBONE_FILE, backbone_bytes(training.spec, backbone, {"task": card.task, "identity": card.identity}))
     run.write(TOP_FILE, safetensors.torch.save(dict(top)))
     run.write(EPOCHS, _parquet(epochs_table(history)))
+    run.write_json(
+        METRICS,
+        {
+            "metrics": {split: each.evaluation.as_dict() for split, each in judged.items()},
+            "baseline": {split: each.baseline.as_dict() for split, each in judged.items()},
+        },
+    )
     run.write(CURVES, curves_svg(history, card.monitor))
     run.write(PAGE, render_page(card, history, judged).encode())
     run.write_json(BACKBONE_CARD, card.as_dict())

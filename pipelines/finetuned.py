@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from classifiers.evaluation import Evaluation
 
 #: Files of a run, beside those that pipelines/stored_backbones.py names.
-TOP_FILE, EPOCHS, CURVES, PAGE = "top.safetensors", "epochs.parquet", "curves.svg", "report.html"
+TOP_FILE, EPOCHS, METRICS, CURVES, PAGE = (
+    "top.safetensors",
+    "epochs.parquet",
+    "metrics.json",
+    "curves.svg",
+    "report.html",
+)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from pipelines.errors import ConfigError
 
 #: What executors import from us; `jobs` runs on the driver alone.
 SHIPPED_PACKAGES = ("pipelines", "featurizers", "classifiers")
+#: What they read beside them there: the tasks, by name.
+SHIPPED_CONFIGS = "conf/tasks"
 PACKAGES_ZIP = "pleura.zip"
 
 #: 50 KB rows in Arrow batches of 10,000 halve the throughput and hold 500 MB a task; 64 rows are a few MB.
@@ -176,11 +178,13 @@ def _jvm_cores() -> int:
 
 
 def zip_packages(folder: Path) -> Path:
-    """Our packages as a zip that Python can import from, in `folder`."""
+    """Our packages, and the tasks, as a zip that Python can import from, in `folder`."""
     root = Path(__file__).resolve().parents[1]
     archive = folder / PACKAGES_ZIP
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for package in SHIPPED_PACKAGES:
             for module in sorted((root / package).rglob("*.py")):
                 target.write(module, module.relative_to(root))
+        for task in sorted((root / SHIPPED_CONFIGS).glob("*.yaml")):
+            target.write(task, task.relative_to(root))
     return archive

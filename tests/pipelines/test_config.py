@@ -21,6 +21,7 @@ from pipelines.lung_evaluation import LungEvaluationConfig
 from pipelines.phantoms import PhantomsConfig
 from pipelines.score import ScoreConfig
 from pipelines.segmenter_training import SegmenterTrainingConfig
+from pipelines.sweep_config import SweepConfig
 from pipelines.train import TrainConfig
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -124,6 +125,7 @@ JOBS: dict[str, type[Config]] = {
     "evaluate_lungs": LungEvaluationConfig,
     "explore_dataset": ExploreConfig,
     "extract_features": ExtractConfig,
+    "sweep_backbones": SweepConfig,
     "train_head": TrainConfig,
     "compare_heads": CompareConfig,
     "cross_validate_heads": CrossValidationConfig,

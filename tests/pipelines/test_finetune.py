@@ -89,6 +89,7 @@ def test_it_leaves_a_backbone_with_all_that_tells_of_it(lake: Path) -> None:
         "top.safetensors",
         "card.json",
         "epochs.parquet",
+        "metrics.json",
         "curves.svg",
         "report.html",
         "run.json",
@@ -103,6 +104,8 @@ def test_it_leaves_a_backbone_with_all_that_tells_of_it(lake: Path) -> None:
         assert told["patients"][split] == len({row["patient_key"] for row in of_split})
         normal = sum(dict(row["findings"]).get("normal") == 1 for row in of_split)
         assert told["class_counts"][split]["normal"] == normal
+    metrics = json.loads((left(lake) / "metrics.json").read_text())
+    assert set(metrics["metrics"]) == set(metrics["baseline"]) == {"val", "test"}
     epochs = pq.read_table(left(lake) / "epochs.parquet")
     assert epochs["phase"].to_pylist() == ["freeze", "unfreeze", "unfreeze"]
     assert "val: AUC" in summary

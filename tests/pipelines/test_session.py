@@ -14,6 +14,7 @@ import pytest
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
+from classifiers.tasks import task_names
 from pipelines.errors import ConfigError
 from pipelines.session import SHIPPED_PACKAGES, executor_cores, spark_session, zip_packages
 
@@ -115,11 +116,12 @@ def test_a_users_running_session_is_left_running_by_another_thread(tmp_path: Pat
     assert python(script, tmp_path).split() == ["running"]
 
 
-def test_the_zip_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
+def test_the_zip_holds_every_module_every_task_and_nothing_else(tmp_path: Path) -> None:
     archive = zip_packages(tmp_path)
     assert archive.parent == tmp_path
     names = zipfile.ZipFile(archive).namelist()
     expected = {str(file.relative_to(ROOT)) for name in SHIPPED_PACKAGES for file in (ROOT / name).rglob("*.py")}
+    expected |= {str(file.relative_to(ROOT)) for file in (ROOT / "conf" / "tasks").glob("*.yaml")}
     assert set(names) == expected
     assert len(names) == len(expected)
     assert {"pipelines/sources/__init__.py", "featurizers/embedder.py", "classifiers/heads.py"} <= expected
@@ -150,6 +152,16 @@ def test_everything_can_be_imported_from_the_zip_alone(tmp_path: Path) -> None:
     assert str(archive / "pipelines" / "extract.py") in files
     assert str(archive / "classifiers" / "heads.py") in files
     assert [file for file in files if not file.startswith(f"{archive}/")] == []
+
+
+def test_tasks_are_known_by_name_from_the_zip_alone(tmp_path: Path) -> None:
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(zip_packages(tmp_path))!r})
+        from classifiers.tasks import get_task, task_names
+        print(*(get_task(name).name for name in task_names()))
+        """
+    assert python(script, tmp_path, "-I").split() == list(task_names())
 
 
 def test_executors_in_processes_of_their_own_import_our_packages_from_the_shipped_zip(tmp_path: Path) -> None:

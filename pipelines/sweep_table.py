@@ -1,0 +1,116 @@
+"""The table of a sweep: one row for each trial, the best first, as Parquet, for the page and for the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurizers.finetuning.trainer import EpochResult
+from featurizers.finetuning.validation import METRICS
+from pipelines.sweep_call import TrialResult
+from pipelines.sweep_halving import best_of, rank
+from pipelines.sweep_trials import Sweep, told
+
+#: In a sweep's run.
+TABLE, PAGE, CONFIGS = "sweep.parquet", "report.html", "trials.json"
+
+_FIRST: Final = (pa.field("trial", pa.string()),)
+_LAST: Final = (
+    pa.field("status", pa.string()),
+    pa.field("epochs", pa.int32()),
+    pa.field("best_epoch", pa.int32()),
+    *(pa.field(f"val_{name}", pa.float64()) for name in METRICS),
+    pa.field("train_loss", pa.float64()),
+    pa.field("seconds", pa.float64()),
+    pa.field("parameters", pa.int64()),
+    pa.field("backbone", pa.string()),
+    pa.field("run", pa.string()),
+    pa.field("error", pa.string()),
+)
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial and what came of it.
+
+    Attributes:
+        name: in the sweep.
+        settings: what distinguishes it, by dotted key.
+        backbone: its name in the lake.
+        epochs: that it might have trained.
+        result: how far it came.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    backbone: str
+    epochs: int
+    result: TrialResult
+
+    @property
+    def best(self) -> EpochResult | None:
+        """The epoch whose weights are kept."""
+        return best_of(self.result.history)
+
+    def figure(self, name: str) -> float | None:
+        """A figure of val at the best epoch."""
+        return None if self.best is None else self.best.figures.get(name)
+
+
+def trial_rows(sweep: Sweep, results: Mapping[str, TrialResult]) -> list[TrialRow]:
+    """All trials, the best monitored figure first, those without one last."""
+    rows = [
+        TrialRow(trial.name, trial.settings, str(trial.config.name), trial.epochs, results[trial.name])
+        for trial in sweep.trials
+    ]
+    return sorted(rows, key=lambda row: rank(sweep.monitor, row.best))
+
+
+def sweep_table(rows: Sequence[TrialRow]) -> pa.Table:
+    """One row for each trial, in their order.
+
+    `trial`; what varies, as columns by dotted key (of one type: numbers, or text as a command line takes it); `status`
+    (done, stopped, failed); `epochs` trained; `best_epoch`, and figures of val there as `val_NAME`; `train_loss` of
+    that epoch; `seconds`; `parameters` of backbone and top; `backbone`, its name in the lake; `run`, its URI, null
+    unless it is done; `error`, why it failed.
+    """
+    keys = list(rows[0].settings)
+    varying = {key: _column([row.settings[key] for row in rows]) for key in keys}
+    fields = [*_FIRST, *(pa.field(key, column.type) for key, column in varying.items()), *_LAST]
+    columns = {"trial": [row.name for row in rows], **varying}
+    columns |= {f"val_{name}": [row.figure(name) for row in rows] for name in METRICS}
+    columns |= {
+        "status": [row.result.status.value for row in rows],
+        "epochs": [len(row.result.history) for row in rows],
+        "best_epoch": [None if row.best is None else row.best.epoch for row in rows],
+        "train_loss": [None if row.best is None else row.best.train_loss for row in rows],
+        "seconds": [row.result.seconds for row in rows],
+        "parameters": [row.result.parameters for row in rows],
+        "backbone": [row.backbone for row in rows],
+        "run": [row.result.run for row in rows],
+        "error": [row.result.error for row in rows],
+    }
+    return pa.table({field.name: columns[field.name] for field in fields}, pa.schema(fields))
+
+
+def table_file(rows: Sequence[TrialRow]) -> bytes:
+    """The table as a Parquet file."""
+    file = io.BytesIO()
+    pq.write_table(sweep_table(rows), file)
+    return file.getvalue()
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, bool) for value in known):
+        return pa.array(values, pa.bool_())
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in known):
+        return pa.array(values, pa.int64())
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        return pa.array(values, pa.float64())
+    return pa.array([None if value is None else told(value) for value in values], pa.string())
