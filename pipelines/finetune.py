@@ -37,6 +37,7 @@ from pipelines.finetuned import CURVES, EPOCHS, METRICS, PAGE, TOP_FILE, Backbon
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text, versions
 from pipelines.lake import Lake
+from pipelines.lease import lease
 from pipelines.progress import clock
 from pipelines.splits import Split
 from pipelines.stored_backbones import BACKBONE_CARD, BACKBONE_FILE, LAKE_PREFIX, open_backbone
@@ -146,11 +147,13 @@ class Training:
             until: the epoch after which to pause; None: to the end, which leaves an outcome in the course.
 
         Raises:
+            LakeError: if another process is at the same training.
             TrainingError: as `Trainer.run`.
         """
-        self.course.start(self.weights.state)
-        if self.course.outcome() is None:
-            launch(self.config, self.course.folder.uri, self.spec.name, until)
+        with lease(self.course.folder, "training", "two at once would write over each other's checkpoints"):
+            self.course.start(self.weights.state)
+            if self.course.outcome() is None:
+                launch(self.config, self.course.folder.uri, self.spec.name, until)
 
     def history(self) -> list[EpochResult]:
         """The epochs so far, of a training that is on its way."""

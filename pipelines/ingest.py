@@ -211,7 +211,7 @@ def ingest(config: IngestConfig) -> JobRecord:
     """
     plan = _plan(config)
     lake = Lake.create(config.lake)
-    with lease(lake.folder):
+    with lease(lake.folder, "ingest", "two at once would take images in twice"):
         return _ingest(plan, lake)
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,11 @@ def test_a_labels_task_trains_with_unknown_targets(lake: Path, tmp_path: Path) -
     finetune(config(lake, **settings))
     assert card(lake)["multi_label"]
     assert np.isfinite(losses(lake)).all()
+
+
+def test_a_second_process_at_the_same_training_is_refused(lake: Path) -> None:
+    training = plan_training(config(lake))
+    note = {"id": "x", "host": "another-machine", "pid": 1, "alive": datetime.now(UTC).isoformat()}
+    training.course.folder.write_json("_training.json", note)
+    with pytest.raises(LakeError, match=r"another training is at work.*another-machine"):
+        finetune(config(lake))

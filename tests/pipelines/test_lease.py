@@ -13,7 +13,10 @@ import pytest
 
 from pipelines.errors import LakeError
 from pipelines.folders import Folder
-from pipelines.lease import FILE, STALE, lease
+from pipelines.lease import STALE, lease
+
+WORK = ("ingest", "two at once would take images in twice")
+FILE = "_ingest.json"
 
 
 def note(folder: Folder, pid: int, host: str, age: timedelta = timedelta(0)) -> None:
@@ -22,10 +25,19 @@ def note(folder: Folder, pid: int, host: str, age: timedelta = timedelta(0)) -> 
 
 def test_a_second_one_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
     lake = Folder.at(str(tmp_path))
-    with lease(lake), pytest.raises(LakeError, match=f"another ingest .*process {os.getpid()}"), lease(lake):
+    with (
+        lease(lake, *WORK),
+        pytest.raises(LakeError, match=f"another ingest .*process {os.getpid()}"),
+        lease(lake, *WORK),
+    ):
         pass
     assert FILE not in lake.names()
-    with lease(lake):
+    with lease(lake, *WORK):
+        pass
+
+
+def test_works_do_not_keep_each_other_out(tmp_path: Path) -> None:
+    with lease(Folder.at(str(tmp_path)), *WORK), lease(Folder.at(str(tmp_path)), "training", "…"):
         pass
 
 
@@ -33,7 +45,7 @@ def test_one_that_was_killed_on_this_machine_keeps_nobody_out(tmp_path: Path) ->
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     note(Folder.at(str(tmp_path)), gone.pid, socket.gethostname())
-    with lease(Folder.at(str(tmp_path))):
+    with lease(Folder.at(str(tmp_path)), *WORK):
         pass
 
 
@@ -41,8 +53,8 @@ def test_one_that_was_killed_on_this_machine_keeps_nobody_out(tmp_path: Path) ->
 def test_one_on_another_machine_counts_as_long_as_it_is_renewed(tmp_path: Path, age: timedelta) -> None:
     note(Folder.at(str(tmp_path)), 1, "another-machine", age)
     if age > STALE:
-        with lease(Folder.at(str(tmp_path))):
+        with lease(Folder.at(str(tmp_path)), *WORK):
             pass
     else:
-        with pytest.raises(LakeError, match="another-machine"), lease(Folder.at(str(tmp_path))):
+        with pytest.raises(LakeError, match="another-machine"), lease(Folder.at(str(tmp_path)), *WORK):
             pass
