@@ -38,7 +38,7 @@ demo: install ## phantoms → ingest → extract → train → score, through sp
 	@.ci/demo $(BIN) $(DEMO) $(STUDIES)
 
 test: install ## the tests (TESTS="-m real" for those on real data)
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-petastorm: install $(VENV)-petastorm/installed ## the tests of reader=petastorm, in an environment of its own
 	@.ci/test_petastorm $(BIN) $(CURDIR)/$(VENV)-petastorm/bin
