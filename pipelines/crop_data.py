@@ -42,7 +42,6 @@ class CropData:
         spec: of the backbone that looks at them.
         batch_size: images of a batch, over all processes.
         rank, world: which of how many processes this is.
-        damaged: crops that can't be decoded, so far; they are left out.
     """
 
     def __init__(self, lake: Lake, rows: TrainingRows, spec: BackboneSpec, config: FinetuneConfig) -> None:
@@ -58,10 +57,12 @@ class CropData:
         self._damaged: set[int] = set()
         self._decoded = self._decode_all() if self._fits() else None
 
-    @property
-    def damaged(self) -> int:
-        """See above."""
-        return len(self._damaged)
+    def damaged_everywhere(self) -> int:
+        """How many crops could not be decoded and were left out, by any process; all of them must ask."""
+        found: list[set[int]] = [set()] * self.world
+        if self.world > 1:
+            distributed.all_gather_object(found, self._damaged)
+        return len(self._damaged.union(*found))
 
     def updates(self, epoch: int) -> int:
         """How many batches an epoch has."""

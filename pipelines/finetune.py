@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final, TypeVar
 
 import numpy as np
@@ -23,15 +23,20 @@ from classifiers.tasks import Task, get_task
 from classifiers.thresholds import ThresholdRule, choose_thresholds
 from classifiers.training import check_classes, count_split
 from featurizers.backbones import BackboneSpec, Weights
+from featurizers.embedder import check_device
+from featurizers.errors import TrainingError
+from featurizers.finetuning.losses import TaskLoss
+from featurizers.finetuning.network import ALL, TOP
 from featurizers.finetuning.trainer import EpochResult
+from featurizers.finetuning.validation import judge
 from pipelines import __version__
 from pipelines.acquisition import HOLD_OUT_KEY, BackbonesHoldOut, HoldOutConfig
 from pipelines.backbone_reports.curves import curves_svg, epochs_table
 from pipelines.backbone_reports.page import render_page
 from pipelines.datasets import crops_of
 from pipelines.errors import LakeError
-from pipelines.finetune_config import FinetuneConfig
-from pipelines.finetune_course import Course, Outcome, backbone_bytes
+from pipelines.finetune_config import FinetuneConfig, Launcher
+from pipelines.finetune_course import COURSES, Course, Outcome, backbone_bytes
 from pipelines.finetune_launch import launch
 from pipelines.finetuned import CURVES, EPOCHS, METRICS, PAGE, TOP_FILE, BackboneCard, Judged
 from pipelines.folders import Folder
@@ -40,7 +45,7 @@ from pipelines.lake import Lake
 from pipelines.lease import lease
 from pipelines.progress import clock
 from pipelines.splits import Split
-from pipelines.stored_backbones import BACKBONE_CARD, BACKBONE_FILE, LAKE_PREFIX, open_backbone
+from pipelines.stored_backbones import BACKBONE_CARD, BACKBONE_FILE, LAKE_PREFIX, OpenedBackbone, open_backbone
 from pipelines.training_rows import TrainingRows, find_training_rows
 
 T = TypeVar("T", bound=np.generic)
@@ -49,18 +54,6 @@ T = TypeVar("T", bound=np.generic)
 _RESAMPLES: Final = 1000
 #: More classes are counted, not named, in a summary.
 _CLASSES_TOLD: Final = 5
-#: Keys that decide how a training runs and not what comes of it.
-_DECIDE_NOTHING: Final = {
-    "lake",
-    "name",
-    "launcher",
-    "processes",
-    "master",
-    "reader",
-    "cache_mb",
-    "checkpoint_minutes",
-    "device",
-}
 
 
 def finetune(config: FinetuneConfig) -> JobRecord:
@@ -81,6 +74,8 @@ def finetune(config: FinetuneConfig) -> JobRecord:
     for split, places in training.rows.places.items():
         record.count(f"{split} images", len(places))
     if done := training.done():
+        # One that was killed between its commit and this.
+        training.course.remove()
         record.summary = _summary(training, BackboneCard.from_dict(done.read_json(BACKBONE_CARD)), done, {}, 0)
         return record
     with record.time("train"):
@@ -151,9 +146,13 @@ class Training:
             TrainingError: as `Trainer.run`.
         """
         with lease(self.course.folder, "training", "two at once would write over each other's checkpoints"):
-            self.course.start(self.weights.state)
+            self.course.start(self.weights.state, self.rows.plan)
             if self.course.outcome() is None:
                 launch(self.config, self.course.folder.uri, self.spec.name, until)
+
+    def unfinished(self) -> int:
+        """How many other trainings of this name were begun and not ended."""
+        return len([name for name in (self.runs / COURSES).names() if name != self.course.folder.name])
 
     def history(self) -> list[EpochResult]:
         """The epochs so far, of a training that is on its way."""
@@ -176,11 +175,51 @@ def plan_training(config: FinetuneConfig) -> Training:
     rows = find_training_rows(lake, task, held_out)
     check_classes(task, count_split(task, "train", rows.split(Split.TRAIN)))
     name = config.name or f"{task.name}-{opened.spec.name.partition(':')[0]}"
-    settings = config.model_dump(mode="json", exclude=_DECIDE_NOTHING)
-    told = [__version__, opened.spec.name, opened.weights.sha256, rows.fingerprint, task.as_dict(), settings]
-    identity = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    _check(config, rows, opened.spec)
+    identity = _identity(config, rows, opened, crops_of(lake))
     caution = before.warning(rows.held_out)
     return Training(config, lake, task, rows, opened.spec, opened.weights, name, identity, caution)
+
+
+def _check(config: FinetuneConfig, rows: TrainingRows, spec: BackboneSpec) -> None:
+    """See what only a network would find out later, or every process by itself."""
+    if config.launcher is Launcher.LOCAL:
+        check_device(config.device)
+    if (wanted := config.unfreeze.train) not in (ALL, TOP, *spec.stages):
+        raise TrainingError(
+            f"{spec.name} has no stage '{wanted}' to train from. Say unfreeze.train={ALL}, or one of its stages: "
+            f"{', '.join(spec.stages)}."
+        )
+    train, val = rows.split(Split.TRAIN), rows.split(Split.VAL)
+    loss = TaskLoss(config.loss.settings(), train.targets, rows.task.classes)
+    # Answers that are all alike: whether a figure is defined hangs on the targets alone.
+    alike = np.zeros((len(val), len(rows.task.classes)), np.float32)
+    if judge(alike, val.targets, loss)[config.monitor] is None:
+        raise LakeError(
+            f"the {len(val):,} images of val do not define {config.monitor}, which is to choose the best epoch: they "
+            "show one class only, or no label both present and absent. Take more patients into val (hold_out.by=…, or "
+            "a larger val fraction at ingest), or say monitor=loss."
+        )
+
+
+def _identity(config: FinetuneConfig, rows: TrainingRows, opened: OpenedBackbone, crops: str) -> str:
+    """Changes with whatever could change the weights by more than rounding, and with nothing else."""
+    told = {
+        "version": __version__,
+        "backbone": opened.spec.name,
+        "weights": opened.weights.sha256,
+        "data": rows.fingerprint,
+        "layout": rows.layout,
+        "crops": crops,
+        "classes": [*rows.task.classes, rows.task.multi_label],
+        "phases": [asdict(phase) for phase in config.phases()],
+        "settings": {name: value for name, value in asdict(config.trainer_settings()).items() if name != "device"},
+        "top": asdict(config.top.settings()),
+        "loss": asdict(config.loss.settings()),
+        # Batch norms see their own process's share of a batch, and readers have orders of their own.
+        "feed": [config.sampling, config.batch_size, config.updates_per_epoch, config.reader, config.processes],
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _judge(training: Training, split: str, outcome: Outcome) -> Judged:
@@ -304,6 +343,8 @@ def _summary(training: Training, card: BackboneCard, run: Folder, judged: Mappin
         rows["probabilities"] = "NOT calibrated"
     if damaged:
         rows["damaged crops"] = f"{damaged:,}, left out; jobs/audit_lake.py tells which"
+    if others := training.unfinished():
+        rows["unfinished"] = f"{others:,} other trainings under {COURSES}/; remove those that are not to go on"
     rows["report"] = f"{run.uri}/{PAGE}"
     rows["next"] = f"jobs/extract_features.py lake={training.config.lake} backbone.weights={LAKE_PREFIX}{card.name}"
     return summary_text(f"Fine-tuned backbone {card.name}", rows)

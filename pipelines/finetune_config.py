@@ -145,7 +145,7 @@ class FinetuneConfig(LakeConfig):
 
     task: str = Field(..., description="what it learns to answer: binary, three_class, … or a task file")
     name: str | None = Field(
-        None, pattern=r"^[\w.-]+$", description="of the backbone in the lake; null: the task's and the base's names"
+        None, pattern=r"^\w[\w.-]*$", description="of the backbone in the lake; null: the task's and the base's names"
     )
     backbone: StartConfig = StartConfig()
     top: TopConfig = TopConfig()
@@ -165,7 +165,9 @@ class FinetuneConfig(LakeConfig):
     device: str = Field("cpu", description="cpu or cuda")
     compile: bool = Field(False, description="compile the network: minutes once, then faster on a GPU")
     reader: Reader = Field(Reader.PARQUET, description="what reads the crops; petastorm is an extra, see README")
-    cache_mb: int = Field(1024, ge=0, description="memory for decoded crops: what fits is decoded once")
+    cache_mb: int = Field(
+        1024, ge=0, description="memory of each process for decoded crops: if all fit, they are decoded once"
+    )
     launcher: Launcher = Field(Launcher.LOCAL, description="local: this process; spark: TorchDistributor")
     processes: int = Field(1, ge=1, description="of launcher=spark: how many train together")
     master: str | None = Field(None, description="Spark master, for launcher=spark; as of the other jobs")

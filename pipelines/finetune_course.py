@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featurizers.backbones import BackboneSpec, save_weights
+from pipelines.errors import LakeError
 from pipelines.folders import Folder
 
 #: In a backbone's folder: courses of trainings, by their identity.
 COURSES: Final = "_courses"
-_START, _CHECKPOINT, _OUTCOME, _BACKBONE, _TOP = (
+_PLAN, _START, _CHECKPOINT, _OUTCOME, _BACKBONE, _TOP = (
+    "plan.json",
     "start.safetensors",
     "checkpoint.pt",
     "outcome.pt",
@@ -69,10 +71,22 @@ class Course:
         """
         return cls(backbone / COURSES / identity[:16])
 
-    def start(self, state: Mapping[str, Tensor]) -> None:
-        """Keep the weights to start from."""
+    def start(self, state: Mapping[str, Tensor], plan: str) -> None:
+        """Keep the weights to start from, and what identifies the rows that were planned."""
         if _START not in self.folder.names():
+            self.folder.write_json(_PLAN, {"plan": plan})
             self.folder.write(_START, safetensors.torch.save(dict(state)))
+
+    def check_plan(self, plan: str) -> None:
+        """See that a process has planned what the job did.
+
+        Raises:
+            LakeError: if the lake has changed in between.
+        """
+        if self.folder.read_json(_PLAN)["plan"] != plan:
+            raise LakeError(
+                "the lake's studies have changed since this training was planned. Start it again when no ingest runs."
+            )
 
     def started_from(self) -> Mapping[str, Tensor]:
         """The weights to start from."""

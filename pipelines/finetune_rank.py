@@ -48,8 +48,9 @@ def train_rank(told: str, course_uri: str, backbone: str, until: int | None = No
     config = FinetuneConfig.model_validate_json(told)
     lake, task = Lake.open(config.lake), get_task(config.task)
     rows = find_training_rows(lake, task, config.hold_out.settings())
-    spec = get_backbone(backbone)
     course = Course(Folder(course_uri))
+    course.check_plan(rows.plan)
+    spec = get_backbone(backbone)
     started = course.started_from()
     network = FineTunedNetwork(
         spec, Weights("start", started, None), len(task.classes), config.top.settings(), config.seed
@@ -71,7 +72,7 @@ class _Run:
     ) -> None:
         self._config, self._course, self._trainer, self._data, self._until = config, course, trainer, data, until
         self._before, self._start = 0.0, time.monotonic()
-        self._images, self._last = 0, ""
+        self._images, self._last, self._best = 0, "", ""
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -85,9 +86,10 @@ class _Run:
         if self._data.rank:
             if self._train(lambda *_: None):
                 self._trainer.answers(self._data.judged(_JUDGED))
+                self._data.damaged_everywhere()
             return
         total = self._data.batch_size * sum(map(self._data.updates, range(self._epochs)))
-        with Progress("fine-tune", total, lambda: self._images, note=lambda: self._last) as progress:
+        with Progress("fine-tune", total, lambda: self._images, note=self._note) as progress:
             if done := self._trainer.history:
                 progress.say(f"goes on after epoch {done[-1].epoch} of at most {self._trainer.epochs}")
             try:
@@ -95,7 +97,11 @@ class _Run:
             except TrainingError as error:
                 raise self._with_what_is_kept(error) from error
         if is_done:
-            self._end(self._trainer.answers(self._data.judged(_JUDGED)))
+            answers = self._trainer.answers(self._data.judged(_JUDGED))
+            self._end(answers, self._data.damaged_everywhere())
+
+    def _note(self) -> str:
+        return f"{self._last}  {self._best}".strip()
 
     @property
     def _epochs(self) -> int:
@@ -125,13 +131,15 @@ class _Run:
                 if time.monotonic() - kept_at < self._config.checkpoint_minutes * _SECONDS_PER_MINUTE:
                     return
             else:
+                if event.is_best:
+                    self._best = f"best {self._config.monitor} {event.figures[self._config.monitor]:.4f}"
                 progress.say(epoch_line(event, self._trainer.epochs))
             self._course.keep({"trainer": self._trainer.state(), "seconds": self._seconds, "images": self._images})
             kept_at = time.monotonic()
 
         return tell
 
-    def _end(self, answers: Answers) -> None:
+    def _end(self, answers: Answers, damaged: int) -> None:
         places = {str(split): self._data.rows.places[split] for split in _JUDGED}
         of = {split: np.isin(answers.numbers, rows) for split, rows in places.items()}
         network = self._trainer.best_network()
@@ -144,7 +152,7 @@ class _Run:
                 device=self._device(),
                 parameters=sum(each.numel() for each in network.parameters()),
                 trained_parameters=sum(each.numel() for each in network.trained_parameters()),
-                damaged=self._data.damaged,
+                damaged=damaged,
             ),
             network.backbone_state(),
             network.top_state(),

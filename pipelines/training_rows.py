@@ -55,6 +55,19 @@ class TrainingRows:
         )
 
     @property
+    def layout(self) -> str:
+        """SHA-256 of where the rows lie, which the order of an epoch, and the rows' numbers, follow."""
+        digest = hashlib.sha256("".join(self.crops.image_ids).encode())
+        for column in (self.crops.file, self.crops.row_group, self.crops.row):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def plan(self) -> str:
+        """Whether two processes mean the same rows in the same places."""
+        return f"{self.layout} {self.fingerprint}"
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of what is learned from what: image ids, targets and splits, in the order of the ids."""
         digest = hashlib.sha256()

@@ -28,6 +28,8 @@ from featurizers.radiograph import Pixels
 
 Targets = npt.NDArray[np.integer[Any]]
 
+#: Batches are shared out by eighths, so that 1, 2, 4 and 8 processes see the same ones.
+_BATCH_MULTIPLE: Final = 8
 #: Losses this often are not worth the wait for the device; a NaN is found so many updates late at most.
 _UPDATES_BETWEEN_LOOKS: Final = 10
 
@@ -205,6 +207,10 @@ class Trainer:
         self._place = _Place()
         self._pending: list[Tensor] = []
         self._learning_rate = math.nan
+        # Whatever a later phase can't do is told before the first one has taken its hours.
+        for place, phase in enumerate(phases):
+            self._network.unfreeze(phase.train, phase.batch_norm)
+            self._scheduled(make_optimiser([nn.Parameter(torch.zeros(1))], phase.optimiser), place, 0)
         self._begin_phase()
 
     @property
@@ -269,41 +275,61 @@ class Trainer:
         phase = self._phases[self._place.phase]
         self._network.unfreeze(phase.train, phase.batch_norm)
         self._optimiser = make_optimiser(list(self._network.trained_parameters()), phase.optimiser)
-        self._schedule = Schedule(
-            self._optimiser,
-            phase.optimiser,
-            updates_per_epoch=self._data.updates(self._place.epoch),
-            epochs=phase.epochs,
-            monitor=self._settings.monitor,
-        )
+        # Of the phase's first epoch, wherever in it a training goes on.
+        self._schedule = self._scheduled(self._optimiser, self._place.phase, self._place.epoch - self._place.in_phase)
         self._averaged = _averaged(self._network, self._settings.average)
         passing: nn.Module = self._network
         if self._world > 1:
-            ids = [self._device.index or 0] if self._device.type == "cuda" else None
-            passing = DistributedDataParallel(self._network, device_ids=ids)
+            # The process's own GPU, whichever of several: its parameters tell.
+            ids = [next(self._network.parameters()).device] if self._device.type == "cuda" else None
+            passing = DistributedDataParallel(
+                self._network, device_ids=ids, find_unused_parameters=_has_idle(self._network)
+            )
         self._forward: Callable[[Tensor], Tensor] = torch.compile(passing) if self._settings.compiled else passing
+
+    def _scheduled(self, optimiser: torch.optim.Optimizer, place: int, epoch: int) -> Schedule:
+        """The schedule of a phase that begins with this epoch."""
+        phase = self._phases[place]
+        updates, monitor = self._data.updates(epoch), self._settings.monitor
+        return Schedule(optimiser, phase.optimiser, updates_per_epoch=updates, epochs=phase.epochs, monitor=monitor)
 
     def _is_stale(self, phase: Phase) -> bool:
         return phase.patience is not None and self._place.stale >= phase.patience
 
     def _epoch(self, phase: Phase) -> Iterator[Update | EpochResult]:
-        start, began_at = time.monotonic(), self._place.update
+        start, before = time.monotonic(), self._place.seconds
         updates = self._data.updates(self._place.epoch)
         self._network.train()
-        images = 0
         for batch in self._data.training(self._place.epoch, skip=self._place.update):
-            seen = self._update(batch, phase)
-            images += seen
+            full = None
+            try:
+                seen = self._update(batch, phase)
+            except torch.OutOfMemoryError as error:
+                full = str(error)
+            if full is not None:
+                # Here, where nothing of the pass is held any more.
+                raise self._too_large(full)
             place = self._place
-            looks = (place.update + 1) % _UPDATES_BETWEEN_LOOKS == 0 or place.update + 1 == updates
-            self._place = replace(place, update=place.update + 1)
-            if looks:
+            self._place = replace(
+                place,
+                update=place.update + 1,
+                images=place.images + seen,
+                seconds=before + time.monotonic() - start,
+                learning_rate=self._learning_rate,
+            )
+            if self._place.update % _UPDATES_BETWEEN_LOOKS == 0 or self._place.update == updates:
                 self._look()
-            yield Update(place.epoch + 1, place.update + 1, self._place.mean_loss, seen)
-        trained = time.monotonic() - start
+            yield Update(place.epoch + 1, self._place.update, self._place.mean_loss, seen)
+        self._look()
+        trained = self._place.seconds
         figures = self._validate()
         figure = figures[self._settings.monitor]
-        is_best = is_better(self._settings.monitor, figure, self._best) or self.best_state is None
+        if figure is None:
+            raise TrainingError(
+                f"val does not define {self._settings.monitor}, which is to choose the best epoch: it shows one class "
+                "only, or no label both present and absent. Monitor loss, or take more patients into val."
+            )
+        is_best = is_better(self._settings.monitor, figure, self._best)
         if is_best:
             self._best, self.best_state = figure, _copy(self._judged.state_dict())
         self._schedule.epoch(figure)
@@ -312,13 +338,13 @@ class Trainer:
             epoch=done.epoch + 1,
             phase=phase.name,
             updates=updates,
-            images=images,
-            learning_rate=self._learning_rate,
+            images=done.images,
+            learning_rate=done.learning_rate,
             train_loss=done.mean_loss,
             figures=figures,
             is_best=is_best,
-            seconds=time.monotonic() - start,
-            images_per_second=images / trained if trained > 0 and updates > began_at else 0.0,
+            seconds=before + time.monotonic() - start,
+            images_per_second=done.images / trained if trained > 0 else 0.0,
         )
         self.history.append(result)
         self._place = _Place(done.phase, done.epoch + 1, done.in_phase + 1, stale=0 if is_best else done.stale + 1)
@@ -331,23 +357,23 @@ class Trainer:
         torch.manual_seed(seed + self._rank)
         generator = torch.Generator().manual_seed(seed)
         seen = len(batch.images)
+        if not seen and self._world == 1:
+            self._schedule.step()
+            return 0
         if not seen:
             batch = self._blank(batch)
-        try:
-            images, targets = self._to_device(batch)
-            images = self._augmenter(images, generator, batch.places, self._data.batch_size)
-            with self._arithmetic():
-                logits = self._forward(images)
-            total, weight = self._loss(logits.float(), targets)
-            everywhere = torch.stack([total.detach().double(), weight.detach().double(), _of(seen, total)])
-            if self._world > 1:
-                distributed.all_reduce(everywhere)
-            # Processes' gradients are averaged: times their number, they add up to the whole batch's.
-            loss = total * self._world / everywhere[1].clamp_min(1e-12).to(total.dtype)
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-        except torch.OutOfMemoryError as error:
-            raise self._too_large(error) from error
+        images, targets = self._to_device(batch)
+        images = self._augmenter(images, generator, batch.places, self._data.batch_size)
+        with self._arithmetic():
+            logits = self._forward(images)
+        total, weight = self._loss(logits.float(), targets)
+        everywhere = torch.stack([total.detach().double(), weight.detach().double(), _of(seen, total)])
+        if self._world > 1:
+            distributed.all_reduce(everywhere)
+        # Processes' gradients are averaged: times their number, they add up to the whole batch's.
+        loss = total * self._world / everywhere[1].clamp_min(1e-12).to(total.dtype)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
         if phase.optimiser.clip is not None:
             nn.utils.clip_grad_norm_(self._network.trained_parameters(), phase.optimiser.clip)
         self._optimiser.step()
@@ -414,6 +440,10 @@ class Trainer:
             everybody: list[Any] = [None] * self._world
             distributed.all_gather_object(everybody, found)
             found = [part for parts in everybody for part in parts]
+        if not any(len(part.numbers) for part in found):
+            raise TrainingError(
+                "no crop of the images that are to judge can be decoded: see jobs/audit_lake.py, and restore them"
+            )
         numbers, logits, targets = (np.concatenate(column) for column in zip(*found, strict=True))
         # In one order, so that sums of floats do not hang on the number of processes.
         order = np.argsort(numbers, kind="stable")
@@ -433,23 +463,28 @@ class Trainer:
         enabled = self._settings.precision is Precision.BF16
         return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
 
-    def _too_large(self, error: BaseException) -> TrainingError:
+    def _too_large(self, told: str) -> TrainingError:
         torch.cuda.empty_cache()
-        fits = self._largest_that_fits(self._data.batch_size // self._world)
-        told = f"batch_size={fits * self._world} fits" if fits else "not even one image a batch fits"
+        advice = "Take a smaller batch_size, size or backbone, or more processes."
+        # With other processes waiting for this one, nothing more can be tried.
+        if self._world == 1:
+            fits = self._largest_that_fits()
+            advice = f"batch_size={fits} fits." if fits else "Not even 8 fit: take a smaller size or backbone."
         return TrainingError(
             f"the memory of {self._device} does not hold a batch of {self._data.batch_size:,} images of "
-            f"{self._network.spec.name} ({error}): {told}. Say so, take a smaller size or backbone, or more processes."
+            f"{self._network.spec.name} ({told}). {advice}"
         )
 
-    def _largest_that_fits(self, tried: int) -> int:
-        """The largest half, quarter … of a batch that a pass forth and back has room for; 0 if none."""
-        side = self._network.spec.input_size
-        while tried := tried // 2:
+    def _largest_that_fits(self) -> int:
+        """The largest half, quarter … of a batch, a multiple of 8, that an update has room for; 0 if none."""
+        side, tried = self._network.spec.input_size, self._data.batch_size
+        while tried := tried // 2 // _BATCH_MULTIPLE * _BATCH_MULTIPLE:
             try:
                 self._optimiser.zero_grad(set_to_none=True)
                 with self._arithmetic():
-                    self._network(torch.zeros(tried, 1, side, side, device=self._device)).float().sum().backward()
+                    answers = self._network(torch.zeros(tried, 1, side, side, device=self._device))
+                answers.float().sum().backward()
+                self._optimiser.step()
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
             else:
@@ -467,6 +502,7 @@ class _Place:
         update: updates done in the epoch that runs.
         stale: epochs of the phase since its best.
         loss_sum, losses: of the epoch that runs, as far as they were looked at.
+        images, seconds, learning_rate: of the epoch that runs; the rate of its last update.
     """
 
     phase: int = 0
@@ -476,10 +512,23 @@ class _Place:
     stale: int = 0
     loss_sum: float = 0.0
     losses: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    learning_rate: float = math.nan
 
     @property
     def mean_loss(self) -> float:
         return self.loss_sum / self.losses if self.losses else math.nan
+
+
+def _has_idle(network: FineTunedNetwork) -> bool:
+    """Whether a trained parameter has no part in the answers, such as the norm before a pooling that is replaced."""
+    network.eval()
+    side, parameters = network.spec.input_size, list(network.trained_parameters())
+    answers = network(torch.zeros(1, 1, side, side, device=parameters[0].device))
+    gradients = torch.autograd.grad(answers.sum(), parameters, allow_unused=True)
+    network.train()
+    return any(gradient is None for gradient in gradients)
 
 
 def _averaged(network: FineTunedNetwork, decay: float | None) -> AveragedModel | None:

@@ -31,13 +31,16 @@ class DrawnBatches:
     world: int = 1
     seed: int = 0
     labels: int = 0
+    #: Every second epoch is longer, as where sampling hangs on the draw.
+    uneven: bool = False
+    one_class: bool = False
     shown: list[tuple[int, int]] = field(default_factory=list)
 
     def updates(self, epoch: int) -> int:
-        return self.batches
+        return self.batches + (epoch % 2 if self.uneven else 0)
 
     def training(self, epoch: int, skip: int) -> Iterator[Batch]:
-        for number in range(skip, self.batches):
+        for number in range(skip, self.updates(epoch)):
             self.shown.append((epoch, number))
             images, classes = draw(self.batch_size, hash((self.seed, epoch, number)) % 2**32)
             places = np.arange(self.rank, self.batch_size, self.world)
@@ -47,7 +50,7 @@ class DrawnBatches:
         images, classes = draw(60, 12345)
         mine = np.arange(self.rank, 60, self.world)
         for part in np.array_split(mine, 3):
-            yield Batch(images[part], self._targets(classes)[part], part)
+            yield Batch(images[part], self._targets(classes * (not self.one_class))[part], part)
 
     def _targets(self, classes: np.ndarray) -> np.ndarray:
         if not self.labels:

@@ -262,6 +262,26 @@ def test_a_lake_without_val_is_told(lake: Path) -> None:
         finetune(config(lake))
 
 
+def test_a_val_that_can_not_choose_is_told_before_anything_is_trained(lake: Path) -> None:
+    for file in lake.glob("studies/run=*/*.parquet"):
+        table = pq.read_table(file)
+        kept = [row for row in table.to_pylist() if row["split"] != "val" or dict(row["findings"]).get("normal") == 1]
+        pq.write_table(table.from_pylist(kept, table.schema), file)
+    with pytest.raises(LakeError, match=r"images of val do not define auc.*monitor=loss"):
+        finetune(config(lake))
+    finetune(config(lake, monitor="loss"))
+
+
+def test_a_lake_laid_out_anew_is_another_training(lake: Path) -> None:
+    """Rows lie elsewhere, so that an epoch has another order; a checkpoint of the old one is not taken up."""
+    before = plan_training(config(lake)).identity
+    assert plan_training(config(lake)).identity == before
+    for file in lake.glob("studies/run=*/*.parquet"):
+        table = pq.read_table(file)
+        pq.write_table(table.take(list(reversed(range(len(table))))), file)
+    assert plan_training(config(lake)).identity != before
+
+
 def test_a_class_that_train_lacks_is_told_before_anything_is_trained(lake: Path) -> None:
     for file in lake.glob("studies/run=*/*.parquet"):
         table = pq.read_table(file)
