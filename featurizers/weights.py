@@ -16,6 +16,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from featurizers.backbone_names import BackboneName, parse_name
 from featurizers.backbone_spec import BackboneSpec, build_untrained
 from featurizers.errors import WeightsError
 
@@ -29,6 +30,8 @@ _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = frozenset({"module", "model", "backbone", "net", "network", "encoder", "_orig_mod"})
 #: Old names of DenseNet's layers, which torchvision's own files still have: `norm.1` for `norm1`.
 _OLD_DENSE_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
+#: Options of a backbone's name that change what the network does, and none of its parameters.
+_NO_PARAMETER = frozenset({"size", "norm", "pool", "dropout"})
 #: The layer that no one else's weights have.
 _TRANSITION = "transition."
 
@@ -71,7 +74,8 @@ def load_weights(spec: BackboneSpec, source: str, seed: int = 0) -> Weights:
         seed: of `random`.
 
     Raises:
-        WeightsError: if they can't be had, do not fit, or are of another backbone by their file's own word.
+        WeightsError: if they can't be had, do not fit, or are of another backbone by their file's own word; one that
+            differs in what changes no parameter (size, norm, pool, dropout) is taken, and the source says so.
     """
     if source == "random":
         drawn = build_untrained(spec, seed).state_dict()
@@ -81,15 +85,27 @@ def load_weights(spec: BackboneSpec, source: str, seed: int = 0) -> Weights:
     else:
         file = Path(source)
         told, given, stated = f"file {file.name}", _read_state(file), stated_backbone(file)
-        if stated is not None and stated != spec.name:
+        if stated is not None and _parameters_told(stated) != _parameters_told(spec.name):
             raise WeightsError(
                 f"the weights '{source}' are of the backbone {stated}, and {spec.name} was asked for. "
-                f"Use backbone.name={stated}, or other weights."
+                f"Use backbone.name={stated}, or other weights; another size or norm would do."
             )
+        if stated is not None and stated != spec.name:
+            told += f", trained as {stated}"
     fitting, untrained = _fitting(spec, given, source, seed)
     if untrained:
         told = f"{told}; transition layer untrained (seed {seed})"
     return Weights(told, fitting, stated)
+
+
+def _parameters_told(name: str) -> BackboneName | str:
+    """What of a backbone's name decides its parameters; a name of no such grammar as it is."""
+    try:
+        whole = parse_name(name)
+    except WeightsError:
+        return name
+    kept = {key: value for key, value in whole.options.items() if key not in _NO_PARAMETER}
+    return BackboneName(whole.base, kept)
 
 
 def stated_backbone(file: str | Path) -> str | None:

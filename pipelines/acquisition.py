@@ -8,10 +8,8 @@ taken (file numbers, size, exposure, black borders) are as near to another machi
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self, TypeAlias
@@ -20,29 +18,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field
 from scipy.stats import rankdata
 
-from featurizers.crops import decode_png
-from featurizers.errors import FeaturizerError
-from featurizers.radiograph import Pixels
 from pipelines.answers import patient_numbers, text_codes
 from pipelines.config import Config
 from pipelines.errors import LakeError
+from pipelines.film_measures import FilmMeasure, Measures, measure_films
 from pipelines.lake import EXTRACTOR_CARD, Lake
-from pipelines.progress import Progress
 from pipelines.pseudonyms import URI_KEY_LENGTH
 from pipelines.splits import Split
-from pipelines.tables import Table
 
 #: Key of an extractor's or a backbone's card: with which hold-out the backbone was fine-tuned.
 HOLD_OUT_KEY: Final = "hold_out"
+#: The same card's: why val may hold images that the weights have learned, if it may.
+CAUTION_KEY: Final = "caution"
+_EARLIER: Final = "of the weights that it started from: "
 #: The attribute of val rows by which reports show what was held out apart from the rest.
 ACQUISITION: Final = "acquisition"
 AS_TRAIN: Final = "as train"
-#: Grey values below this are air outside the body, collimation, or what a resize left around the film.
-BLACK: Final = 8
 #: Fewer patients are not ranked among themselves: of a label, they are ranked with other rare ones.
 FEWEST: Final = 10
 #: Ranks are sums of fractions: what differs by less is equal.
@@ -50,13 +44,11 @@ _DIGITS: Final = 9
 #: Films alike are held out together or not at all, so the share held out is never exact: it is a failure beyond these.
 _LEAST, _MOST = 0.5, 2.0
 _TOLD: Final = 3
-_MOST_THREADS: Final = 8
 _PSEUDONYM: Final = re.compile(rf"[0-9a-f]{{{URI_KEY_LENGTH}}}(\.\w+)?")
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
 
 Rows: TypeAlias = npt.NDArray[np.bool_]
 Numbers: TypeAlias = npt.NDArray[np.int64]
-Measures: TypeAlias = npt.NDArray[np.float64]
 
 
 class HoldOutBy(StrEnum):
@@ -135,6 +127,8 @@ class HeldOut:
         patients: how many they are.
         of_patients: how many patients train had.
         nobody_of: data sets and labels whose films are too alike for any to be held out, in words.
+        damaged: images of train whose crops the rule looks at and can't read. They have no place among the others, so
+            that they are held out with their patients' other images or not at all.
     """
 
     settings: HoldOutSettings = NOBODY
@@ -142,6 +136,7 @@ class HeldOut:
     patients: int = 0
     of_patients: int = 0
     nobody_of: tuple[str, ...] = ()
+    damaged: int = 0
 
     @property
     def sha256(self) -> str:
@@ -187,9 +182,9 @@ class HeldOut:
             f"of the {self.of_patients:,} patients of train count as val"
         )
         more = f" and {len(self.nobody_of) - _TOLD:,} more" if len(self.nobody_of) > _TOLD else ""
-        return told + (
-            f"; nobody of {', '.join(self.nobody_of[:_TOLD])}{more}, too much alike" if self.nobody_of else ""
-        )
+        if self.nobody_of:
+            told += f"; nobody of {', '.join(self.nobody_of[:_TOLD])}{more}, too much alike"
+        return told + (f"; {_damaged(self.damaged)}" if self.damaged else "")
 
 
 @dataclass(frozen=True)
@@ -199,10 +194,12 @@ class BackbonesHoldOut:
     Attributes:
         settings: of the hold-out; None where the backbone was not fine-tuned, or nothing is known of it.
         sha256: of the images that it held out; None where the card does not tell.
+        caution: why the images that it held out may be known to the weights that it started from; None if they can't.
     """
 
     settings: HoldOutSettings | None = None
     sha256: str | None = None
+    caution: str | None = None
 
     @classmethod
     def of_extractor(cls, lake: Lake, extractor: str) -> Self:
@@ -213,16 +210,17 @@ class BackbonesHoldOut:
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> Self:
-        """What a card says under `HOLD_OUT_KEY`: what `HeldOut.as_dict` gave, or null of a backbone as it came.
+        """What a card says: under `HOLD_OUT_KEY` what `HeldOut.as_dict` gave, or null of a backbone as it came; under
+        `CAUTION_KEY` what `warning` gave when it was fine-tuned.
 
         Raises:
             LakeError: if it says a rule that this version does not know.
         """
-        told = card.get(HOLD_OUT_KEY)
+        told, caution = card.get(HOLD_OUT_KEY), card.get(CAUTION_KEY)
         if told is None:
-            return cls()
+            return cls(caution=caution)
         try:
-            return cls(HoldOutSettings(HoldOutBy(told["by"]), float(told["share"])), told.get("sha256"))
+            return cls(HoldOutSettings(HoldOutBy(told["by"]), float(told["share"])), told.get("sha256"), caution)
         except (KeyError, TypeError, ValueError) as error:
             raise LakeError(
                 f"the card of these features says that the backbone was fine-tuned with the hold-out {told!r}, which "
@@ -230,7 +228,16 @@ class BackbonesHoldOut:
             ) from error
 
     def warning(self, held_out: HeldOut) -> str | None:
-        """What to say where val, as a job takes it, may hold images that the backbone was fine-tuned on."""
+        """What to say where val, as a job takes it, may hold images that the backbone, or whatever it started from, was
+        fine-tuned on; None where it can't."""
+        return "; ".join(said for said in (self._own_warning(held_out), self.earlier) if said) or None
+
+    @property
+    def earlier(self) -> str | None:
+        """The caution as those tell it who use the backbone: it is of weights before it, however many."""
+        return None if self.caution is None else f"{_EARLIER}{self.caution.removeprefix(_EARLIER)}"
+
+    def _own_warning(self, held_out: HeldOut) -> str | None:
         if self.settings is None:
             return None
         if held_out.settings != self.settings:
@@ -257,7 +264,7 @@ def hold_out(lake: Lake, settings: HoldOutSettings) -> HeldOut:
     same reason, and a patient's place is the mean of its images'. Labels of few patients are one label together.
 
     Raises:
-        LakeError: if the films are too alike by this rule, their names tell no series, or a crop is damaged.
+        LakeError: if the films are too alike by this rule, their names tell no series, or a file is damaged.
     """
     if settings.by is HoldOutBy.NONE:
         return HeldOut()
@@ -276,19 +283,22 @@ def hold_out(lake: Lake, settings: HoldOutSettings) -> HeldOut:
         width, height = (studies[name].cast(pa.float64()).to_numpy() for name in ("width", "height"))
         measures = np.stack([width * height, width / height], axis=1)
     else:
-        measures = _measure_crops(lake.studies, studies["image_id"], settings.by)
+        measures = measure_films(lake, studies["image_id"].combine_chunks(), FilmMeasure(settings.by.value))
+    is_damaged = np.isnan(measures).any(axis=1)
+    groups = np.where(is_damaged, -1, groups)
     labels = _labels(studies["findings"])
     strata = _strata(groups, labels, patients)
     chosen, left_out = choose_patients(_one_order(measures, strata), strata, patients, settings.share)
     is_held = chosen[patients]
     if is_held.sum() < max(1.0, _LEAST * settings.share * len(is_held)):
-        raise _too_alike(settings, studies["uri"], int(is_held.sum()), of_patients)
+        raise _too_alike(settings, studies["uri"], int(is_held.sum()), of_patients, int(is_damaged.sum()))
     return HeldOut(
         settings,
         studies["image_id"].combine_chunks().filter(pa.array(is_held)),
         int(chosen.sum()),
         of_patients,
         tuple(_told(studies, labels, strata == stratum) for stratum in left_out),
+        int(is_damaged.sum()),
     )
 
 
@@ -339,11 +349,6 @@ def choose_patients(places: Measures, strata: Numbers, patients: Numbers, share:
         if not count and members.size >= FEWEST:
             left_out.append(stratum)
     return chosen, left_out
-
-
-def black_share(crop: Pixels) -> float:
-    """The share of a crop that is black."""
-    return float((crop < BLACK).mean())
 
 
 def _cut(places: Measures, images: Numbers, share: float) -> int:
@@ -421,48 +426,6 @@ def _is_pseudonym(uri: str | None) -> bool:
     return uri is None or _PSEUDONYM.fullmatch(uri) is not None
 
 
-def _measure_crops(studies: Table, image_ids: pa.ChunkedArray, by: HoldOutBy) -> Measures:
-    """What the rule looks at in the crops of these images: float64 (n, 2) of exposure, (n, 1) of black borders."""
-    measure = _exposure if by is HoldOutBy.EXPOSURE else _border
-
-    def measured(image: tuple[str, bytes]) -> list[float]:
-        try:
-            return measure(decode_png(image[1]))
-        except FeaturizerError as error:
-            raise LakeError(f"image {image[0]}: {error}") from error
-
-    rows: list[Numbers] = []
-    found: list[list[float]] = []
-    threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    with ThreadPoolExecutor(threads, "measure") as pool, Progress("measure", len(image_ids), lambda: len(found)):
-        for images in _crops_of_train(studies):
-            rows.append(pc.index_in(images["image_id"], value_set=image_ids).to_numpy())
-            pairs = zip(images["image_id"].to_pylist(), images["crop"].to_pylist(), strict=True)
-            found.extend(pool.map(measured, pairs))
-    values = np.empty((len(image_ids), len(found[0]) if found else 1))
-    values[np.concatenate([np.empty(0, np.int64), *rows])] = found or values
-    return values
-
-
-def _crops_of_train(studies: Table) -> Iterator[pa.Table]:
-    """Columns image_id and crop of the images of train, a row group at a time."""
-    for path in studies.files():
-        with pq.ParquetFile(path, filesystem=studies.folder.filesystem) as parquet:
-            for group in range(parquet.num_row_groups):
-                rows = parquet.read_row_group(group, columns=["image_id", "split", "crop"])
-                yield rows.filter(pc.equal(rows["split"], str(Split.TRAIN)))
-
-
-def _exposure(crop: Pixels) -> list[float]:
-    """Mean grey and contrast (standard deviation) of what is not black, so that a border is no exposure."""
-    lit = crop[crop >= BLACK]
-    return [float(lit.mean()), float(lit.std())] if lit.size else [0.0, 0.0]
-
-
-def _border(crop: Pixels) -> list[float]:
-    return [black_share(crop)]
-
-
 def _labels(findings: pa.ChunkedArray) -> Numbers:
     """Equal numbers for images with the same findings present: int64 (n,)."""
     present = ["\0".join(sorted(name for name, value in each or () if value == 1)) for each in findings.to_pylist()]
@@ -488,7 +451,13 @@ def _told(studies: pa.Table, labels: Numbers, rows: Rows) -> str:
     return f"{first['dataset']} ({'rare findings' if is_rest else present or 'no finding'})"
 
 
-def _too_alike(settings: HoldOutSettings, uris: pa.ChunkedArray, held: int, of_patients: int) -> LakeError:
+def _damaged(crops: int) -> str:
+    return f"damaged crops have no place: {crops:,} (jobs/audit_lake.py tells which)"
+
+
+def _too_alike(
+    settings: HoldOutSettings, uris: pa.ChunkedArray, held: int, of_patients: int, damaged: int
+) -> LakeError:
     asked = f"hold_out.by={settings.by} with share {settings.share:g}"
     if of_patients < FEWEST:
         return LakeError(
@@ -506,6 +475,8 @@ def _too_alike(settings: HoldOutSettings, uris: pa.ChunkedArray, held: int, of_p
         HoldOutBy.EXPOSURE: "films are too alike in exposure",
         HoldOutBy.BORDER: "films are too alike in how much black they have",
     }[settings.by]
+    if damaged:
+        cause += f", and {_damaged(damaged)}"
     return LakeError(
         f"{asked} can hold out {held:,} of the {len(uris):,} images of train: {cause}. Hold out by another rule, "
         "or another share (films that are alike are held out together or not at all), or give hold_out.by=none."

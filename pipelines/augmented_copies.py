@@ -27,6 +27,7 @@ from featurizers.crops import decode_png
 from featurizers.errors import FeaturizerError
 from featurizers.finetuning.augmentation import Augmentation, augmented_copy
 from featurizers.radiograph import Pixels
+from pipelines.acquisition import NOBODY, HoldOutSettings, hold_out
 from pipelines.answers import ANSWER_COLUMNS, Answers
 from pipelines.augment_config import AugmentConfig, Brightness, Contrast, Rotate, Shift, Zoom
 from pipelines.errors import LakeError
@@ -134,27 +135,30 @@ class CopyPlan:
     rows: Mapping[str, int]
 
     @classmethod
-    def make(cls, lake: Lake, features: Folder, config: CopiesConfig) -> Self:
+    def make(cls, lake: Lake, features: Folder, config: CopiesConfig, held_out: HoldOutSettings = NOBODY) -> Self:
         """The plan for a lake as it is now.
 
         A plan that was remembered is kept. Where images were added since, they and others get more copies, and no image
-        gets fewer than it had: those are extracted already.
+        gets fewer than it had: those are extracted already. Heads take the backbone's hold-out out of train, copies and
+        all, so that the classes are made equal without it.
 
         Args:
             lake: with studies.
             features: the folder of the features that get the copies; what is remembered lies there.
             config: with a task.
+            held_out: with which the backbone was fine-tuned.
 
         Raises:
             TaskError: if there is no such task, or the lake does not have its findings.
-            LakeError: if a class is shown by no train image, or the features hold copies drawn with other settings.
+            LakeError: if a class is shown by no train image, nobody can be held out, or the features hold copies drawn
+                with other settings.
         """
         assert config.task is not None
         task, rule = get_task(config.task), CopyRule(config.settings(), config.seed)
         remembered = _remembered(features)
         if remembered:
             _check_settings(features, remembered, _settings(task, config.balance, rule))
-        image_ids, targets = _train(lake, task)
+        image_ids, targets = _train(lake, task, held_out)
         train = _hash_of(image_ids, targets)
         there: Mapping[str, int] = remembered.get("copies", {})
         number = np.array([there.get(image_id, 0) for image_id in image_ids], np.int64)
@@ -164,7 +168,9 @@ class CopyPlan:
             dict(zip(task.classes, class_counts(each, len(task.classes)).tolist(), strict=True))
             for each in (targets, np.repeat(targets, 1 + number, axis=0))
         )
-        copies = {image_id: int(n) for image_id, n in zip(image_ids, number, strict=True) if n}
+        drawn = {image_id: int(n) for image_id, n in zip(image_ids, number, strict=True) if n}
+        # Those of images that are held out now stay known: they are there should the images come back to train.
+        copies = dict(there) | drawn
         return cls(task, config.balance, rule, train, copies, images, rows)
 
     def remember(self, features: Folder) -> None:
@@ -255,11 +261,18 @@ class CopyIncrement(Increment):
         return self.source.read_files(spark, files).join(wanted, "image_id").select(*self.columns, "variants")
 
 
-def _train(lake: Lake, task: Task) -> tuple[list[str], npt.NDArray[np.integer[Any]]]:
-    """The train images that a task answers, by image_id, and their targets."""
+def _train(lake: Lake, task: Task, settings: HoldOutSettings) -> tuple[list[str], npt.NDArray[np.integer[Any]]]:
+    """The train images that a task answers, but for those held out, by image_id, and their targets."""
     studies = lake.studies.to_arrow(list(ANSWER_COLUMNS)).combine_chunks().sort_by("image_id")
     answers = Answers.of(studies, task, lake.studies.folder)
-    chosen = np.flatnonzero(answers.is_answered & (answers.splits == list(Split).index(Split.TRAIN)))
+    try:
+        splits = hold_out(lake, settings).moved(studies["image_id"], answers.splits)
+    except LakeError as error:
+        raise LakeError(
+            f"copies.task={task.name} makes classes equal among images that the backbone did not hold out, and here "
+            f"nobody can be held out as there. {error} To extract without copies, give copies.task=null."
+        ) from error
+    chosen = np.flatnonzero(answers.is_answered & (splits == list(Split).index(Split.TRAIN)))
     targets = answers.targets[chosen]
     counts = class_counts(targets, len(task.classes))
     absent = [name for name, count in zip(task.classes, counts, strict=True) if not count]

@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from featurizers.backbones import BACKBONES, Weights
 from featurizers.embedder import BATCH_SIZE, Embedded, Embedder, can_compile, check_device
 from featurizers.extractor import Extractor, Precision, describe_extractor
-from pipelines.acquisition import HOLD_OUT_KEY
+from pipelines.acquisition import CAUTION_KEY, HOLD_OUT_KEY, NOBODY, BackbonesHoldOut
 from pipelines.augmented_copies import (
     CopiesConfig,
     CopyIncrement,
@@ -123,7 +123,10 @@ def extract(config: ExtractConfig) -> JobRecord:
     crops = crops_of(lake)
     extractor = describe_extractor(opened.spec.name, opened.weights, config.precision, crops)
     features = lake.features(extractor.fingerprint)
-    plan = CopyPlan.make(lake, features.folder, config.copies) if config.copies.task else None
+    plan = None
+    if config.copies.task:
+        held_out = opened.backbones_hold_out.settings or NOBODY
+        plan = CopyPlan.make(lake, features.folder, config.copies, held_out)
     record = JobRecord("extract_features", config)
     record.extra["extractor"] = extractor.fingerprint
     with spark_session("extract_features", config.master, whole_executor_per_task=True) as spark:
@@ -370,6 +373,7 @@ def _card(extractor: Extractor, opened: OpenedBackbone) -> dict[str, object]:
         "licence": opened.spec.licence,
         # Heads ask it which images of val the backbone has not learned from.
         HOLD_OUT_KEY: opened.hold_out,
+        CAUTION_KEY: opened.caution,
     }
 
 
@@ -386,6 +390,10 @@ def _summary(
         "extractor": f"{extractor.backbone} {extractor.precision}, weights {opened.weights.source}",
         "fingerprint": extractor.fingerprint,
     }
+    if opened.trained_as:
+        rows["trained as"] = f"{opened.trained_as}: the weights are used in another way here than they were trained"
+    if earlier := BackbonesHoldOut(caution=opened.caution).earlier:
+        rows["caution"] = earlier
     failed_crops = sum(variant == ORIGINAL for _, variant in failed)
     images = record.counts["images"] - failed_crops
     copies = record.counts.get("copies", 0) - (len(failed) - failed_crops)
@@ -393,7 +401,7 @@ def _summary(
     if plan:
         told = ", ".join(f"{name} {n:,} of {plan.images[name]:,}" for name, n in plan.rows.items())
         rows["new copies"] = copies if record.counts["copies"] else "none: they are all there already"
-        rows["train with copies"] = f"{told} images"
+        rows["train with copies"] = f"{told} images{_less(opened)}"
     elif task := task_of_copies(features):
         rows["new copies"] = f"none asked for; those here balance {task} as train was when they were drawn"
     if "extract" in record.timings:
@@ -410,6 +418,11 @@ def _summary(
             f"  trained on  {opened.crops}\n  these are   {extractor.crops}"
         )
     return text
+
+
+def _less(opened: OpenedBackbone) -> str:
+    settings = opened.backbones_hold_out.settings or NOBODY
+    return "" if settings == NOBODY else f", without those that the backbone held out (hold_out.by={settings})"
 
 
 def told_setup(record: JobRecord) -> str:

@@ -26,11 +26,11 @@ from featurizers.backbones import BackboneSpec, Weights
 from featurizers.embedder import check_device
 from featurizers.errors import TrainingError
 from featurizers.finetuning.losses import TaskLoss
-from featurizers.finetuning.network import ALL, TOP
+from featurizers.finetuning.network import ALL
 from featurizers.finetuning.trainer import EpochResult
 from featurizers.finetuning.validation import judge
 from pipelines import __version__
-from pipelines.acquisition import HOLD_OUT_KEY, BackbonesHoldOut, HoldOutConfig
+from pipelines.acquisition import HoldOutConfig
 from pipelines.backbone_reports.curves import curves_svg, epochs_table
 from pipelines.backbone_reports.page import render_page
 from pipelines.datasets import crops_of
@@ -38,7 +38,7 @@ from pipelines.errors import LakeError
 from pipelines.finetune_config import FinetuneConfig, Launcher
 from pipelines.finetune_course import COURSES, Course, Outcome, backbone_bytes
 from pipelines.finetune_launch import launch
-from pipelines.finetuned import CURVES, EPOCHS, METRICS, PAGE, TOP_FILE, BackboneCard, Judged
+from pipelines.finetuned import CURVES, EPOCHS, METRICS, PAGE, TOP_FILE, BackboneCard, Judged, without_places
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text, versions
 from pipelines.lake import Lake
@@ -71,6 +71,7 @@ def finetune(config: FinetuneConfig) -> JobRecord:
     record = JobRecord("finetune_backbone", config)
     with record.time("plan"):
         training = plan_training(config)
+        training.check()
     for split, places in training.rows.places.items():
         record.count(f"{split} images", len(places))
     if done := training.done():
@@ -130,6 +131,35 @@ class Training:
         """Where it is kept while it is on its way."""
         return Course.of(self.runs, self.identity)
 
+    def check(self, config: FinetuneConfig | None = None) -> None:
+        """See what only the network would find out, hours later.
+
+        Args:
+            config: of another training on the same images from the same start; None: its own.
+
+        Raises:
+            TrainingError: if the network has no such stage, the loss can't be had, or there is no such device.
+            LakeError: if val does not define the figure that is to choose the best epoch.
+        """
+        config = config or self.config
+        if config.launcher is Launcher.LOCAL:
+            check_device(config.device)
+        if (wanted := config.unfreeze.train) not in (ALL, *self.spec.stages):
+            raise TrainingError(
+                f"unfreeze.train: {self.spec.name} has no stage '{wanted}'. Say {ALL}, or one of "
+                f"{', '.join(self.spec.stages)}."
+            )
+        train, val = self.rows.split(Split.TRAIN), self.rows.split(Split.VAL)
+        loss = TaskLoss(config.loss.settings(), train.targets, self.task.classes)
+        # Answers that are all alike: whether a figure is defined hangs on the targets alone.
+        alike = np.zeros((len(val), len(self.task.classes)), np.float32)
+        if judge(alike, val.targets, loss)[config.monitor] is None:
+            raise LakeError(
+                f"the {len(val):,} images of val do not define {config.monitor}, which is to choose the best epoch: "
+                "they show one class only, or no label both present and absent. Take more patients into val "
+                "(hold_out.by=…, or a larger val fraction at ingest), or say monitor=loss."
+            )
+
     def done(self) -> Folder | None:
         """The committed run of this training; only the newest counts, for that is what `lake://` means."""
         newest = self.runs.runs()[-1:]
@@ -161,45 +191,23 @@ class Training:
 
 
 def plan_training(config: FinetuneConfig) -> Training:
-    """Find all that a training needs, and see that it can begin.
+    """Find all that a training needs.
 
     Raises:
         LakeError, WeightsError, TaskError: as `finetune`.
     """
     lake, task = Lake.open(config.lake), get_task(config.task)
     opened = open_backbone(lake, config.backbone.name, config.backbone.weights, config.seed)
-    before = BackbonesHoldOut.of_card({HOLD_OUT_KEY: opened.hold_out})
+    before = opened.backbones_hold_out
     held_out = config.hold_out.settings(before.settings)
     # What is trained is what the config says, wherever it is read again.
     config = config.model_copy(update={"hold_out": HoldOutConfig.of(held_out)})
     rows = find_training_rows(lake, task, held_out)
     check_classes(task, count_split(task, "train", rows.split(Split.TRAIN)))
     name = config.name or f"{task.name}-{opened.spec.name.partition(':')[0]}"
-    _check(config, rows, opened.spec)
     identity = _identity(config, rows, opened, crops_of(lake))
     caution = before.warning(rows.held_out)
     return Training(config, lake, task, rows, opened.spec, opened.weights, name, identity, caution)
-
-
-def _check(config: FinetuneConfig, rows: TrainingRows, spec: BackboneSpec) -> None:
-    """See what only a network would find out later, or every process by itself."""
-    if config.launcher is Launcher.LOCAL:
-        check_device(config.device)
-    if (wanted := config.unfreeze.train) not in (ALL, TOP, *spec.stages):
-        raise TrainingError(
-            f"{spec.name} has no stage '{wanted}' to train from. Say unfreeze.train={ALL}, or one of its stages: "
-            f"{', '.join(spec.stages)}."
-        )
-    train, val = rows.split(Split.TRAIN), rows.split(Split.VAL)
-    loss = TaskLoss(config.loss.settings(), train.targets, rows.task.classes)
-    # Answers that are all alike: whether a figure is defined hangs on the targets alone.
-    alike = np.zeros((len(val), len(rows.task.classes)), np.float32)
-    if judge(alike, val.targets, loss)[config.monitor] is None:
-        raise LakeError(
-            f"the {len(val):,} images of val do not define {config.monitor}, which is to choose the best epoch: they "
-            "show one class only, or no label both present and absent. Take more patients into val (hold_out.by=…, or "
-            "a larger val fraction at ingest), or say monitor=loss."
-        )
 
 
 def _identity(config: FinetuneConfig, rows: TrainingRows, opened: OpenedBackbone, crops: str) -> str:
@@ -279,7 +287,8 @@ def _card(training: Training, history: list[EpochResult], outcome: Outcome) -> B
         best_epoch=next(each.epoch for each in reversed(history) if each.is_best),
         seconds=outcome.seconds,
         device=outcome.device,
-        config=config.model_dump(mode="json", by_alias=True),
+        config=without_places(config.model_dump(mode="json", by_alias=True)),
+        caution=training.caution,
         versions=versions(),
     )
 

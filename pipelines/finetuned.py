@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.evaluation import Evaluation
+from pipelines.acquisition import HoldOutBy
 
 #: Files of a run, beside those that pipelines/stored_backbones.py names.
 TOP_FILE, EPOCHS, METRICS, CURVES, PAGE = (
@@ -19,6 +20,18 @@ TOP_FILE, EPOCHS, METRICS, CURVES, PAGE = (
     "curves.svg",
     "report.html",
 )
+#: Settings that tell where something lies: people's and hospitals' names are in paths. `run.json` alone has them.
+_PLACES: Final = ("lake", "task", "master")
+_PLACES_IN: Final = (("backbone", "weights"),)
+
+
+def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what says where something lies, for all that people pass on."""
+    kept = {key: value for key, value in config.items() if key not in _PLACES}
+    for section, key in _PLACES_IN:
+        if isinstance(kept.get(section), Mapping):
+            kept[section] = {name: value for name, value in kept[section].items() if name != key}
+    return kept
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class BackboneCard:
         name: in the lake.
         backbone: its architecture, as `get_backbone` takes it.
         started_from: the weights that it started from, for people.
-        licence: of the architecture and of what it started from.
+        licence: of the architecture, as its spec tells it; what it started from may have one of its own.
         parameters, trained_parameters: of backbone and top; those that the last phase trained.
         task, classes, multi_label: what it learned to answer.
         top: what stands on its features, in words.
@@ -43,8 +56,9 @@ class BackboneCard:
         best_epoch: counted from 1.
         seconds: of the whole training.
         device: that it was trained on, with the number of processes, in words.
-        config: all settings.
+        config: all settings, `without_places`.
         versions: of every library that can change a result.
+        caution: why val may hold images that the weights to start from have learned; None where it can't.
     """
 
     name: str
@@ -70,6 +84,13 @@ class BackboneCard:
     device: str
     config: Mapping[str, Any]
     versions: Mapping[str, str]
+    caution: str | None = None
+
+    @property
+    def held_out_by(self) -> str | None:
+        """The rule that held images out; None where none did."""
+        by = self.hold_out["by"]
+        return None if by == HoldOutBy.NONE else str(by)
 
     def as_dict(self) -> dict[str, Any]:
         """As `card.json` has it."""

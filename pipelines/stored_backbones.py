@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from featurizers.backbones import BackboneSpec, Weights, get_backbone, load_weights, stated_backbone
-from pipelines.acquisition import HOLD_OUT_KEY
+from pipelines.acquisition import CAUTION_KEY, HOLD_OUT_KEY, BackbonesHoldOut
 from pipelines.errors import LakeError
 from pipelines.folders import Folder
 from pipelines.lake import Lake
@@ -34,12 +34,29 @@ class OpenedBackbone:
         weights: its parameters; of a fine-tuned backbone of a lake, their source names the run.
         crops: how the crops were made that it was trained on; None where no card tells.
         hold_out: whom its training held out, as `HeldOut.as_dict` tells it; None where it was not trained here.
+        caution: why these may be images that it learned from all the same; None where they can't, or no card tells.
     """
 
     spec: BackboneSpec
     weights: Weights
     crops: str | None = None
     hold_out: Mapping[str, Any] | None = None
+    caution: str | None = None
+
+    @property
+    def backbones_hold_out(self) -> BackbonesHoldOut:
+        """What there is to know of it before others hold images out of its figures.
+
+        Raises:
+            LakeError: if it was a rule that this version does not know.
+        """
+        return BackbonesHoldOut.of_card({HOLD_OUT_KEY: self.hold_out, CAUTION_KEY: self.caution})
+
+    @property
+    def trained_as(self) -> str | None:
+        """The backbone that the weights say they were trained as, where it is another than the spec's."""
+        stated = self.weights.backbone
+        return None if stated == self.spec.name else stated
 
 
 def open_backbone(lake: Lake, name: str | None, weights: str, seed: int = 0) -> OpenedBackbone:
@@ -118,6 +135,14 @@ def _local_copy(run: Folder) -> Path:
     return copy
 
 
+class _Told(NamedTuple):
+    """See `OpenedBackbone`."""
+
+    crops: str | None = None
+    hold_out: Mapping[str, Any] | None = None
+    caution: str | None = None
+
+
 def _protocols(told: str | tuple[str, ...]) -> tuple[str, ...]:
     return (told,) if isinstance(told, str) else tuple(told)
 
@@ -127,14 +152,18 @@ def _of_backbones(run: Folder) -> str:
     return "/".join(run.uri.split("/")[-2:])
 
 
-def _told_beside(folder: Folder) -> tuple[str | None, Mapping[str, Any] | None]:
-    """What the card beside weights tells of the crops and the hold-out; other programs' cards tell nothing."""
+def _told_beside(folder: Folder) -> _Told:
+    """What the card beside weights tells; other programs' cards tell nothing."""
     if BACKBONE_CARD not in folder.names():
-        return None, None
+        return _Told()
     try:
         told = json.loads(folder.read(BACKBONE_CARD))
     except ValueError:
-        return None, None
+        return _Told()
     card = told if isinstance(told, dict) else {}
-    crops, hold_out = card.get("crops"), card.get(HOLD_OUT_KEY)
-    return crops if isinstance(crops, str) else None, hold_out if isinstance(hold_out, dict) else None
+    crops, hold_out, caution = (card.get(key) for key in ("crops", HOLD_OUT_KEY, CAUTION_KEY))
+    return _Told(
+        crops if isinstance(crops, str) else None,
+        hold_out if isinstance(hold_out, dict) else None,
+        caution if isinstance(caution, str) else None,
+    )

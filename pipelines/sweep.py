@@ -13,7 +13,6 @@ from typing import Any, Final
 import pyarrow.parquet as pq
 
 from featurizers.errors import TrainingError
-from featurizers.finetuning.network import ALL
 from pipelines import __version__
 from pipelines.backbone_reports.epochs import figure_name
 from pipelines.config import listed_mistakes
@@ -83,6 +82,7 @@ class _Plan:
 
     Attributes:
         identity: changes with whatever could change a result.
+        task: its name.
         images: of each split, in words.
         data: fingerprint of what is learned from what.
     """
@@ -101,13 +101,17 @@ class _Plan:
             training = planned[start]
             if isinstance(training, str):
                 found[trial.name] = [training]
-            elif (stage := trial.config.unfreeze.train) not in (ALL, *training.spec.stages):
-                stages = ", ".join((ALL, *training.spec.stages))
-                found[trial.name] = [f"unfreeze.train: {training.spec.name} has no stage '{stage}'; say {stages}"]
+                continue
+            try:
+                training.check(trial.config)
+            except USER_ERRORS as error:
+                found[trial.name] = [str(error)]
         if found:
             raise ConfigError(listed_mistakes(f"sweep '{config.sweep}'", in_trials(found, len(sweep.trials))))
         trainings = [training for training in planned.values() if isinstance(training, Training)]
         rows = trainings[0].rows
+        # Its name: the config may have the path of a file.
+        self.task = trainings[0].task.name
         self.images = ", ".join(f"{split} {len(rows.places[split]):,}" for split in Split if len(rows.places[split]))
         self.data = rows.fingerprint
         settings = {trial.name: trial.config.model_dump(mode="json", exclude={"lake"}) for trial in sweep.trials}
@@ -169,7 +173,7 @@ def _commit(run: Folder, sweep: Sweep, rows: Sequence[TrialRow], plan: _Plan, re
     run.write(TABLE, table_file(rows))
     run.write_json(CONFIGS, {trial.name: trial.config.model_dump(mode="json", by_alias=True) for trial in sweep.trials})
     facts = {
-        "Task": str(sweep.trials[0].config.task),
+        "Task": plan.task,
         "Images": plan.images,
         "What varies": ", ".join(sweep.varying),
         "Data's fingerprint": plan.data,

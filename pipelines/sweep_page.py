@@ -40,7 +40,7 @@ def render_sweep(
         how: what was tried in what way, sentences in plain text.
         facts: name → value, plain text: data, common settings, provenance.
     """
-    failed = {row.name: row.result.error or "" for row in rows if row.result.status is Status.FAILED}
+    failed = {row.name: row.error or "" for row in rows if row.result.status is Status.FAILED}
     sections = [
         Section("tried", "What was tried", f"<p>{escape(' '.join(how))}</p>\n{definitions(facts)}"),
         Section("trials", "Trials", _trials(rows, monitor)),

@@ -196,12 +196,17 @@ def _readable(value: object) -> object:
 def _named(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
     """Names that tell the setting, and so stay the same when others are added."""
     short = short_keys(dict.fromkeys(key for each in settings for key in each))
-    names = ["-".join(f"{short[key]}_{told(value)}" for key, value in each.items()) for each in settings]
+    names = ["-".join(f"{short[key]}_{_short(value)}" for key, value in each.items()) for each in settings]
     plain = [re.sub(r"[^\w.-]+", "_", name.replace("e+", "e")).strip("_") for name in names]
     return [
         (name if len(name) <= _LONGEST_NAME and plain.count(name) == 1 else _hashed(name, each), each)
         for name, each in zip(plain, settings, strict=True)
     ]
+
+
+def _short(value: object) -> str:
+    """A value for a name, which is no place to tell where a file lies."""
+    return told(value).rpartition("/")[2]
 
 
 def _hashed(name: str, settings: Mapping[str, Any]) -> str:

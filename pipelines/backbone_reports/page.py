@@ -15,6 +15,7 @@ from classifiers.reports.tables import NOT_DEFINED, named, table
 from pipelines.backbone_reports.curves import learning_curves, pace_curves, phases_in_words
 from pipelines.backbone_reports.epochs import LOSS, figure_name, figures_of
 from pipelines.backbone_reports.summary import TEST, VAL, WHO, judged_splits, summary
+from pipelines.finetuned import without_places
 
 if TYPE_CHECKING:
     from featurizers.finetuning.trainer import EpochResult
@@ -73,12 +74,13 @@ def _share(images: int, of: int) -> str:
 
 
 def _held_out(card: BackboneCard) -> str:
-    told = card.hold_out or {}
-    if not told:
+    if card.held_out_by is None:
         return "Nothing was held out by acquisition: val is the lake's own."
-    share = f", {100 * told['share']:g}\N{NO-BREAK SPACE}% of the patients of train" if "share" in told else ""
-    counted = f": {told['images']:,} images of {told['patients']:,} patients" if "patients" in told else ""
-    return f"Held out by {told.get('by')}{share}{counted}. They count as val, and were not trained on."
+    told = card.hold_out
+    return (
+        f"Held out by {card.held_out_by}, about {100 * told['share']:g}\N{NO-BREAK SPACE}% of the images of train: "
+        f"{told['images']:,} images of {told['patients']:,} patients. They count as val, and were not trained on."
+    )
 
 
 def _on_split(card: BackboneCard, judged: Mapping[str, Judged], split: str) -> str:
@@ -152,16 +154,17 @@ def _identity(card: BackboneCard) -> str:
             "Parameters": f"{card.parameters:,}, of which the last phase trained {card.trained_parameters:,}",
             "Crops": card.crops,
             "Hold-out": _held_out(card),
+            **({"Caution": card.caution} if card.caution else {}),
             "Trained on": f"{card.device}; {_duration(card.seconds)}",
             "Data's fingerprint": card.data,
             "Identity": card.identity,
-            "Licence": card.licence,
+            "Licence of the architecture": card.licence,
         }
     )
 
 
 def _settings(card: BackboneCard) -> str:
-    settings = [(escape(name), escape(told)) for name, told in _flat(card.config)]
+    settings = [(escape(name), escape(told)) for name, told in _flat(without_places(card.config))]
     versions = [(escape(name), escape(version)) for name, version in card.versions.items()]
     return (
         "<details><summary>All settings</summary>\n"

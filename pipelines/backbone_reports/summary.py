@@ -39,14 +39,15 @@ def summary(card: BackboneCard, history: Sequence[EpochResult], judged: Mapping[
         }
     )
     if not splits:
-        return facts + "<p>Not evaluated: neither a val nor a test split had images that the task answers.</p>\n"
+        not_judged = "<p>Not evaluated: neither a val nor a test split had images that the task answers.</p>\n"
+        return facts + not_judged + headline.caution(_leaks(card))
     first = judged[splits[0]]
     return (
         headline.beside(first.evaluation, first.baseline, splits[0])
         + facts
         + _figures({split: judged[split] for split in splits})
         + (drop(judged[VAL].evaluation) if VAL in judged else "")
-        + headline.caution([*_doubts(card, judged), *headline.doubts(first.evaluation, first.baseline)])
+        + headline.caution([*_leaks(card), *_doubts(card, judged), *headline.doubts(first.evaluation, first.baseline)])
     )
 
 
@@ -75,6 +76,12 @@ def _figures(judged: Mapping[str, Judged]) -> str:
     )
 
 
+def _leaks(card: BackboneCard) -> list[str]:
+    if card.caution is None:
+        return []
+    return [f"<strong>What it started from may have learned images of val:</strong> {escape(card.caution)}."]
+
+
 def _doubts(card: BackboneCard, judged: Mapping[str, Judged]) -> list[str]:
     said = []
     if TEST not in judged:
@@ -82,7 +89,7 @@ def _doubts(card: BackboneCard, judged: Mapping[str, Judged]) -> list[str]:
             "<strong>No test split.</strong> The figures are of val, by which the best epoch was chosen: they may be "
             "too good."
         )
-    if not card.hold_out:
+    if card.held_out_by is None:
         said.append(
             "<strong>Nothing was held out by acquisition.</strong> Val was filmed as train was, so its figures say "
             "little of films from other machines."

@@ -372,13 +372,39 @@ def test_a_state_that_does_not_fit_is_not_saved(small: Weights, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("asked", ["simple_cnn", "simple_cnn:filters=4-8,dense=6,size=56", "resnet18"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "simple_cnn",
+        "simple_cnn:filters=4-8,dense=7,size=28",
+        "simple_cnn:filters=4-8,dense=6,size=28,transition=6",
+        "resnet18",
+    ],
+)
 def test_weights_of_another_backbone_by_their_own_word_are_refused(asked: str, small: Weights, tmp_path: Path) -> None:
     save_weights(tmp_path / "b.safetensors", SMALL, small.state)
     with pytest.raises(WeightsError) as told:
         load_weights(get_backbone(asked), str(tmp_path / "b.safetensors"))
     assert f"are of the backbone {SMALL.name}, and {get_backbone(asked).name} was asked for" in str(told.value)
     assert f"backbone.name={SMALL.name}" in str(told.value)
+
+
+@pytest.mark.parametrize("other", ["size=56", "norm=image,size=28", "dropout=0,size=28", "pool=max,size=28"])
+def test_what_changes_no_parameter_may_be_another_and_is_told(other: str, small: Weights, tmp_path: Path) -> None:
+    save_weights(tmp_path / "b.safetensors", SMALL, small.state)
+    asked = get_backbone(f"simple_cnn:filters=4-8,dense=6,{other}")
+    loaded = load_weights(asked, str(tmp_path / "b.safetensors"))
+    assert same(loaded, small)
+    assert loaded.source == f"file b.safetensors, trained as {SMALL.name}"
+    assert loaded.backbone == SMALL.name
+    assert "trained as" not in load_weights(SMALL, str(tmp_path / "b.safetensors")).source
+
+
+def test_a_file_that_states_what_is_no_name_is_refused_as_another(small: Weights, tmp_path: Path) -> None:
+    file = tmp_path / "b.safetensors"
+    safetensors.torch.save_file(dict(small.state), file, {"backbone": "net:v2"})
+    with pytest.raises(WeightsError, match="are of the backbone net:v2"):
+        load_weights(SMALL, str(file))
 
 
 def test_files_of_others_state_no_backbone(small: Weights, tmp_path: Path) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
-from synthetic_studies import study, write_lake
+from synthetic_studies import study, write_lake, write_run
 
-from featurizers.crops import encode_png
+from featurizers.crops import decode_png, encode_png
+from pipelines import film_measures
 from pipelines.acquisition import (
     FEWEST,
     BackbonesHoldOut,
@@ -28,6 +31,7 @@ from pipelines.acquisition import (
 )
 from pipelines.config import model_from
 from pipelines.errors import ConfigError, LakeError
+from pipelines.folders import Folder
 from pipelines.lake import Lake
 from pipelines.splits import Split
 
@@ -169,6 +173,127 @@ def test_exposure_does_not_look_at_the_border(tmp_path: Path) -> None:
     assert held_numbers(lake, rows, settings("exposure")) == list(range(32, 40))
 
 
+@pytest.mark.parametrize("by", ["exposure", "border"])
+def test_a_damaged_crop_has_no_place_and_ends_nothing(tmp_path: Path, by: str) -> None:
+    damaged = {3, 37}
+    rows = plain(40, lambda number: RULES[by](number) | ({"crop": b"none"} if number in damaged else {}))
+    lake = write_lake(tmp_path / "lake", [rows])
+    for _ in range(2):
+        held = hold_out(lake, settings(by))
+        # Of each label four, and 37 is none of them.
+        assert held_numbers(lake, rows, settings(by)) == [*range(31, 37), 38, 39]
+        assert held.damaged == 2
+        assert held.describe().endswith("; damaged crops have no place: 2 (jobs/audit_lake.py tells which)")
+
+
+def test_a_damaged_crop_goes_with_its_patients_other_images(tmp_path: Path) -> None:
+    rows = [
+        study(number, patient_key=f"{number // 2:064x}", findings=SOUND, **RULES["exposure"](number // 2))
+        for number in range(80)
+    ]
+    rows[79]["crop"] = rows[0]["crop"] = b"none"
+    lake = write_lake(tmp_path / "lake", [rows])
+    assert held_numbers(lake, rows, settings("exposure")) == list(range(64, 80))
+
+
+def test_a_damaged_file_is_told_with_its_remedy(tmp_path: Path) -> None:
+    rows = plain(40, RULES["border"])
+    lake = write_lake(tmp_path / "lake", [rows])
+    (file,) = Path(lake.studies.folder.runs()[0].path).glob("*.parquet")
+    metadata = pq.read_metadata(file).row_group(0)
+    (crops,) = (
+        metadata.column(at) for at in range(metadata.num_columns) if metadata.column(at).path_in_schema == "crop"
+    )
+    with file.open("r+b") as opened:
+        opened.seek(crops.dictionary_page_offset or crops.data_page_offset)
+        opened.write(b"\xff" * crops.total_compressed_size)
+    with pytest.raises(LakeError, match=r"can't be read.*ingest its archive again"):
+        hold_out(lake, settings("border"))
+
+
+# --- measures are kept ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The crops that are decoded."""
+    seen: list[bytes] = []
+
+    def tell(content: bytes) -> Any:
+        seen.append(content)
+        return decode_png(content)
+
+    monkeypatch.setattr(film_measures, "decode_png", tell)
+    return seen
+
+
+@pytest.mark.parametrize("by", ["exposure", "border"])
+def test_crops_are_decoded_once_and_damaged_ones_tried_again(tmp_path: Path, by: str, decoded: list[bytes]) -> None:
+    rows = plain(40, lambda number: RULES[by](number) | ({"crop": b"none"} if number == 5 else {}))
+    lake = write_lake(tmp_path / "lake", [rows], row_group=7)
+    first = hold_out(lake, settings(by))
+    assert len(decoded) == 40
+    again = hold_out(lake, settings(by))
+    assert decoded[40:] == [b"none"]
+    assert again.as_dict() == first.as_dict()
+    assert hold_out(lake, settings(by, 0.4)).patients > first.patients
+    assert len(decoded) == 42
+
+
+def test_another_run_of_studies_is_measured_anew_and_the_old_measures_go(tmp_path: Path, decoded: list[bytes]) -> None:
+    lake = write_lake(tmp_path / "lake", [plain(40, RULES["border"])])
+    hold_out(lake, settings("border"))
+    folder = tmp_path / "lake" / film_measures.MEASURES
+    (before,) = folder.iterdir()
+    write_run(lake.studies, [plain(60, RULES["border"])[40:]])
+    held = hold_out(lake, settings("border"))
+    assert len(decoded) == 40 + 60
+    (after,) = folder.iterdir()
+    assert before.name != after.name
+    alone = write_lake(tmp_path / "alone", [plain(60, RULES["border"])])
+    assert held.sha256 == hold_out(alone, settings("border")).sha256
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more", None])
+def test_measures_that_can_not_be_read_are_measured_anew(
+    tmp_path: Path, decoded: list[bytes], content: bytes | None
+) -> None:
+    lake = write_lake(tmp_path / "lake", [plain(40, RULES["border"])])
+    held = hold_out(lake, settings("border"))
+    (file,) = (tmp_path / "lake" / film_measures.MEASURES).iterdir()
+    if content is None:
+        pq.write_table(pa.table({"another": [1]}), file)
+    else:
+        file.write_bytes(content)
+    assert hold_out(lake, settings("border")).sha256 == held.sha256
+    assert len(decoded) == 80
+    hold_out(lake, settings("border"))
+    assert len(decoded) == 80
+
+
+def test_a_lake_that_can_not_be_written_to_is_only_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[bytes]
+) -> None:
+    lake = write_lake(tmp_path / "lake", [plain(40, RULES["border"])])
+
+    def refuse(folder: Folder, name: str, content: bytes) -> None:
+        raise PermissionError(f"{folder.uri}/{name} is read-only")
+
+    monkeypatch.setattr(Folder, "write", refuse)
+    first, second = (hold_out(lake, settings("border")) for _ in range(2))
+    assert first.sha256 == second.sha256
+    assert len(decoded) == 80
+    assert not (tmp_path / "lake" / film_measures.MEASURES).exists()
+
+
+def test_many_may_measure_at_once(tmp_path: Path) -> None:
+    lake = write_lake(tmp_path / "lake", [plain(40, RULES["border"])])
+    with ThreadPoolExecutor(8) as pool:
+        found = {held.sha256 for held in pool.map(lambda _: hold_out(lake, settings("border")), range(16))}
+    assert len(found) == 1
+    assert len(list((tmp_path / "lake" / film_measures.MEASURES).iterdir())) == 1
+
+
 def test_what_only_a_part_can_give_is_told(tmp_path: Path) -> None:
     rows = plain(60, lambda number: of_size(number if number % 2 else 0))
     lake = write_lake(tmp_path / "lake", [rows])
@@ -198,7 +323,7 @@ def alike(number: int) -> dict[str, Any]:
         ("border", 40, alike, "films are too alike in how much black.*another rule"),
         ("size", FEWEST - 1, of_size, f"needs at least {FEWEST} patients in train, and there are {FEWEST - 1}"),
         ("exposure", 0, alike, "there are 0: ingest more"),
-        ("exposure", 40, lambda number: {"crop": b"none"}, r"image [0-9a-f]{64}: .*PNG"),
+        ("exposure", 40, lambda number: {"crop": b"none"}, "damaged crops have no place: 40 .*jobs/audit_lake.py"),
     ],
 )
 def test_what_can_not_be_held_out_is_told_with_the_way_out(
@@ -263,6 +388,23 @@ def test_a_backbone_tuned_without_a_hold_out_has_seen_whom_a_head_holds_out(tmp_
     tuned = BackbonesHoldOut.of_card({"hold_out": HeldOut().as_dict()})
     assert tuned.warning(HeldOut()) is None
     assert "fine-tuned with hold_out.by=none" in str(tuned.warning(hold_out(lake, settings("size"))))
+
+
+def test_what_the_start_of_a_backbone_has_seen_stays_with_all_that_comes_of_it(tmp_path: Path) -> None:
+    """First fine-tuned on all, then with a hold-out, then with the same: the second and third have seen it too."""
+    lake = write_lake(tmp_path / "lake", [plain(40, of_size)])
+    held = hold_out(lake, settings("size"))
+    first = BackbonesHoldOut.of_card({"hold_out": HeldOut().as_dict(), "caution": None})
+    caution = first.warning(held)
+    second = BackbonesHoldOut.of_card({"hold_out": held.as_dict(), "caution": caution})
+    later = second.warning(held)
+    assert later == f"of the weights that it started from: {caution}"
+    third = BackbonesHoldOut.of_card({"hold_out": held.as_dict(), "caution": later})
+    assert third.warning(held) == later
+    both = str(third.warning(HeldOut()))
+    assert both.startswith("the backbone was fine-tuned with hold_out.by=size")
+    assert both.endswith(later)
+    assert BackbonesHoldOut.of_card({"caution": caution}).warning(HeldOut()) == later
 
 
 @pytest.mark.parametrize("card", [{}, {"hold_out": None}])

@@ -19,11 +19,12 @@ from synthetic_studies import study, write_lake, write_run
 
 from classifiers.balance import Balance
 from classifiers.tasks import get_task
-from featurizers.backbones import get_backbone, load_weights
+from featurizers.backbones import build_untrained, get_backbone, load_weights, save_weights
 from featurizers.crops import decode_png, encode_png
 from featurizers.embedder import Embedder
 from featurizers.extractor import Precision
 from featurizers.finetuning.augmentation import Augmentation
+from pipelines.acquisition import HoldOutBy, HoldOutSettings, hold_out
 from pipelines.augmented_copies import CopiesConfig, CopyIncrement, CopyPlan, CopyRule, draw_copies
 from pipelines.config import model_from
 from pipelines.errors import ConfigError, LakeError
@@ -31,6 +32,8 @@ from pipelines.extract import ExtractConfig, extract
 from pipelines.job import JobRecord
 from pipelines.labelled import read_labelled
 from pipelines.lake import Lake
+from pipelines.stored_heads import load_head
+from pipelines.train import TrainConfig, train
 
 SMALL = "simple_cnn:filters=4-8,size=28"
 #: Vazquez' own.
@@ -233,6 +236,44 @@ def test_copies_of_two_kinds_are_refused_before_any_work(balanced: tuple[Lake, J
     assert same(vectors(lake), before)
 
 
+def larger_by_turns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Films of which no two are of one size."""
+    return [row | {"width": 1000 + 10 * number, "height": 1000 + 10 * number} for number, row in enumerate(rows)]
+
+
+def save_tuned(lake: Lake, hold_out: object) -> str:
+    """A fine-tuned backbone whose card tells a hold-out; its location."""
+    run, spec = lake.backbones("tuned").new_run(), get_backbone(SMALL)
+    Path(run.path).mkdir(parents=True)
+    save_weights(Path(run.path) / "backbone.safetensors", spec, build_untrained(spec).state_dict())
+    run.write_json("card.json", {"hold_out": hold_out})
+    run.commit()
+    return "lake://backbones/tuned"
+
+
+@pytest.mark.usefixtures("spark")
+def test_classes_are_equal_for_heads_of_a_backbone_that_held_images_out(tmp_path: Path) -> None:
+    told = [("train", NORMAL, 12), ("train", PNEUMONIA, 30), ("val", NORMAL, 2), ("val", PNEUMONIA, 2)]
+    rows = larger_by_turns(draw(0, told))
+    lake = write_lake(tmp_path / "lake", [rows])
+    held_out = hold_out(lake, HoldOutSettings(HoldOutBy.SIZE, 0.25))
+    values = {
+        "lake": lake.folder.uri,
+        "backbone": {"weights": save_tuned(lake, held_out.as_dict())},
+        "precision": "fp32",
+        "copies": {"task": "binary"},
+    }
+    summary = str(extract(model_from(ExtractConfig, values)))
+    assert "without those that the backbone held out (hold_out.by=size, share 0.25)" in summary
+    copied = {image_id for image_id, variant in vectors(lake) if variant}
+    assert copied
+    assert not copied & set(held_out.image_ids.to_pylist())
+    train(TrainConfig(lake=lake.folder.uri, task="binary", head="logistic", resamples=0))
+    counts = load_head(lake, "binary/logistic").class_counts["train"].per_class
+    ill = np.array([row["image_id"] for row in rows if row["findings"] == PNEUMONIA and row["split"] == "train"])
+    assert counts == dict.fromkeys(("normal", "pneumonia"), 30 - int(held_out.holds(ill).sum()))
+
+
 # --- the plan, without Spark -----------------------------------------------------------------------------------------
 
 
@@ -240,6 +281,26 @@ def test_what_can_not_be_balanced_is_told(tmp_path: Path) -> None:
     lake = write_lake(tmp_path / "lake", [draw(0, [("train", NORMAL, 3), ("val", PNEUMONIA, 3)])])
     with pytest.raises(LakeError, match=r"copies\.task=binary: no image of the train split shows pneumonia"):
         CopyPlan.make(lake, lake.features("any").folder, CopiesConfig(task="binary"))
+
+
+def test_a_hold_out_that_this_lake_can_not_have_is_told(lake: Lake) -> None:
+    settings = HoldOutSettings(HoldOutBy.SIZE, 0.2)
+    with pytest.raises(LakeError, match=r"copies\.task=binary .*too much of one size.*copies\.task=null"):
+        CopyPlan.make(lake, lake.features("any").folder, CopiesConfig(task="binary"), settings)
+
+
+def test_copies_of_images_that_are_held_out_later_stay_known(tmp_path: Path) -> None:
+    lake = write_lake(tmp_path / "lake", [larger_by_turns(draw(0, [("train", NORMAL, 12), ("train", PNEUMONIA, 30)]))])
+    folder, settings = lake.features("any").folder, CopiesConfig(task="binary")
+    before = CopyPlan.make(lake, folder, settings)
+    before.remember(folder)
+    held_out = HoldOutSettings(HoldOutBy.SIZE, 0.25)
+    after = CopyPlan.make(lake, folder, settings, held_out)
+    assert all(after.copies[image_id] >= number for image_id, number in before.copies.items())
+    assert set(before.copies) & set(hold_out(lake, held_out).image_ids.to_pylist())
+    assert after.rows["normal"] == after.rows["pneumonia"]
+    after.remember(folder)
+    assert CopyPlan.make(lake, folder, settings, held_out) == after
 
 
 @pytest.mark.parametrize("copies", [{"zoom": [1.2, 1.0]}, {"flip": 2}, {"balance": "smote"}, {"seed": -1}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,12 +19,14 @@ from classifiers.evaluation import Evaluation
 from classifiers.metrics import evaluate
 from classifiers.tasks import Task
 from featurizers.finetuning.trainer import EpochResult
-from pipelines.acquisition import ACQUISITION, AS_TRAIN
+from pipelines.acquisition import ACQUISITION, AS_TRAIN, HeldOut
 from pipelines.backbone_reports.curves import curves_svg, epochs_table
 from pipelines.backbone_reports.page import render_page
-from pipelines.finetuned import BackboneCard, Judged
+from pipelines.finetuned import BackboneCard, Judged, without_places
 
 HELD_OUT = "held out by series"
+#: As the card of a training without a hold-out has it.
+NOBODY = HeldOut().as_dict()
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -114,7 +117,7 @@ SHAPES: dict[str, tuple[Task, dict[str, Any], dict[str, Any], Sequence[str]]] = 
     "two": (TWO, {}, {}, ("val", "test")),
     "three": (THREE, {}, {}, ("val", "test")),
     "fourteen, one never there": (FOURTEEN, {}, {}, ("val", "test")),
-    "no test, no hold-out": (THREE, {"hold_out": None}, {}, ("val",)),
+    "no test, no hold-out": (THREE, {"hold_out": NOBODY}, {}, ("val",)),
     "not judged": (THREE, {}, {}, ()),
     "one epoch": (TWO, {"best_epoch": 1}, {"n": 1, "frozen": 0, "best": 1}, ("val", "test")),
     "hundred epochs": (TWO, {"best_epoch": 80}, {"n": 100, "best": 80}, ("val",)),
@@ -181,7 +184,7 @@ def test_what_films_taken_apart_cost_is_told() -> None:
     text = Page(render_page(draw_card(), draw_epochs(), judged)).text
     assert f"On films held out by series the balanced accuracy is {lost:.3f} lower" in text
     assert f"−{lost:.3f}" in text
-    assert "Held out by series, 20 % of the patients of train: 1,024 images of 310 patients." in text
+    assert "Held out by series, about 20 % of the images of train: 1,024 images of 310 patients." in text
 
 
 @pytest.mark.parametrize(
@@ -203,8 +206,45 @@ def test_val_that_shows_no_drop(apart: str, lost: float, told: str | None) -> No
 
 def test_without_a_hold_out_the_reader_is_warned() -> None:
     warning = "Nothing was held out by acquisition."
-    assert warning in page_of(card={"hold_out": None}).text
+    without = page_of(card={"hold_out": NOBODY}).text
+    assert warning in without
+    assert without.count("Nothing was held out by acquisition: val is the lake's own.") == 2
+    assert "Held out by" not in without
     assert warning not in page_of().text
+
+
+@pytest.mark.parametrize("splits", [("val", "test"), ()])
+def test_images_of_val_that_the_start_has_learned_are_told_at_the_top(splits: Sequence[str]) -> None:
+    caution = "the backbone was fine-tuned with hold_out.by=none, <and> these rows are with border"
+    page = page_of(card={"caution": caution}, splits=splits)
+    page.assert_sound()
+    told = f"What it started from may have learned images of val: {caution}."
+    assert told in page.text[: page.text.index("Images and patients that the task answers")]
+    assert page.text.count(caution) == 2
+    assert "What it started from may have learned" not in page_of(splits=splits).text
+
+
+def test_a_card_comes_back_from_json_whatever_version_wrote_it() -> None:
+    card = draw_card(caution="why")
+    told = json.loads(json.dumps(card.as_dict()))
+    assert BackboneCard.from_dict(told) == card
+    del told["caution"]
+    assert BackboneCard.from_dict(told).caution is None
+
+
+def test_no_page_tells_where_anything_lies() -> None:
+    places = {
+        "lake": "/home/jo/lake",
+        "task": "/home/jo/task.yaml",
+        "master": "spark://jo:7077",
+        "backbone": {"name": "resnet50", "weights": "/home/jo/weights.pt"},
+    }
+    page = page_of(card={"config": places | {"seed": 7}})
+    assert "jo" not in page.text.split()
+    assert "/home" not in page.html
+    assert "7077" not in page.html
+    assert "backbone.name resnet50" in page.text
+    assert without_places(places) == {"backbone": {"name": "resnet50"}}
 
 
 def test_parts_of_val_with_other_classes_are_no_comparison() -> None:
@@ -307,7 +347,7 @@ def test_names_are_escaped() -> None:
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium to draw pages with: install chromium")
 def test_page_fits_its_window_and_the_console_is_silent(width: int, tmp_path) -> None:
     long = {"name": "a_backbone_" * 12, "backbone": "timm:" + "x" * 150, "started_from": "/a/very/" + "long/" * 40}
-    html = page_of(FOURTEEN, card=long | {"config": {"lake": "x" * 200}}).html
+    html = page_of(FOURTEEN, card=long | {"config": {"name": "x" * 200}}).html
     drawn = draw(find_browser() or "", html, tmp_path, width)
     assert drawn.width <= width
     assert drawn.scroll_width <= drawn.width

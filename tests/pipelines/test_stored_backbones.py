@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from synthetic_studies import study, write_lake
 
 from featurizers.backbones import build_untrained, get_backbone, save_weights
 from featurizers.errors import WeightsError
+from pipelines.acquisition import HeldOut
 from pipelines.config import Config
 from pipelines.errors import LakeError
 from pipelines.extract import BackboneConfig, ExtractConfig, extract
@@ -21,6 +23,8 @@ from pipelines.lake import Lake
 from pipelines.rebuild import rebuild_extractor
 from pipelines.score_config import ScoreBackboneConfig
 from pipelines.stored_backbones import backbone_file, open_backbone
+from pipelines.stored_heads import load_head
+from pipelines.train import TrainConfig, train
 
 SMALL = "simple_cnn:filters=4-8,size=28"
 NEWEST = "lake://backbones/tuned"
@@ -136,11 +140,21 @@ def test_the_crops_of_the_training_are_told_where_a_card_tells_them(
     assert open_backbone(lake, None, str(file)).crops == crops
 
 
+@pytest.mark.parametrize(("told", "caution"), [("why", "why"), (None, None), (3, None)])
+def test_what_the_card_warns_of_is_carried(lake: Lake, told: object, caution: str | None) -> None:
+    run = save_backbone(lake, "warned", seed=1)
+    run.write_json("card.json", {"hold_out": HeldOut().as_dict(), "caution": told})
+    opened = open_backbone(lake, None, "lake://backbones/warned")
+    assert opened.caution == caution
+    assert opened.backbones_hold_out.caution == caution
+    assert opened.backbones_hold_out.settings == HeldOut().settings
+
+
 # --- extraction ------------------------------------------------------------------------------------------------------
 
 
-def run_extraction(lake: Lake, weights: str = NEWEST) -> str:
-    backbone = BackboneConfig(weights=weights)
+def run_extraction(lake: Lake, weights: str = NEWEST, name: str | None = None) -> str:
+    backbone = BackboneConfig(weights=weights, name=name)
     return str(extract(ExtractConfig(lake=lake.folder.uri, backbone=backbone, precision="fp32")))
 
 
@@ -170,3 +184,36 @@ def test_weights_that_were_trained_on_other_crops_are_warned_of(lake: Lake) -> N
     summary = run_extraction(lake)
     assert "warning: these weights were trained on other crops" in summary
     assert "trained on  the whole image" in summary
+
+
+@pytest.mark.usefixtures("spark")
+def test_weights_are_used_at_another_size_where_that_is_asked_for_and_it_is_told(lake: Lake) -> None:
+    assert "trained as" not in run_extraction(lake)
+    (own,) = lake.extractors()
+    summary = run_extraction(lake, name="simple_cnn:filters=4-8,size=56")
+    assert re.search(rf"(?m)^trained as +{get_backbone(SMALL).name}: the weights are used in another way", summary)
+    (other,) = set(lake.extractors()) - {own}
+    assert rebuild_extractor(lake, other, Config())[0].fingerprint == other
+
+
+@pytest.mark.usefixtures("spark")
+def test_what_the_start_has_seen_is_told_by_extraction_and_by_heads(tmp_path: Path) -> None:
+    rows = [
+        study(
+            number,
+            findings={"normal": 1 - number % 2, "pneumonia": number % 2},
+            split=("train", "train", "val")[number // 2 % 3],
+        )
+        for number in range(30)
+    ]
+    lake = write_lake(tmp_path / "lake", [rows])
+    run = save_backbone(lake, "warned", seed=1)
+    caution = "the backbone was fine-tuned with hold_out.by=none"
+    run.write_json("card.json", {"hold_out": HeldOut().as_dict(), "caution": caution})
+    told = f"of the weights that it started from: {caution}"
+    assert re.search(f"(?m)^caution +{told}$", run_extraction(lake, "lake://backbones/warned"))
+    (extractor,) = lake.extractors()
+    assert lake.features(extractor).folder.read_json("_extractor.json")["caution"] == caution
+    summary = str(train(TrainConfig(lake=lake.folder.uri, task="binary", head="logistic", resamples=0)))
+    assert re.search(f"(?m)^caution +{told}$", summary)
+    assert load_head(lake, "binary/logistic").provenance["Caution"] == told

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_studies import study, write_lake
 
+from featurizers.backbones import build_untrained, get_backbone, save_weights
 from featurizers.crops import encode_png
 from featurizers.errors import TrainingError
 from featurizers.finetuning.trainer import EpochResult
@@ -94,9 +95,10 @@ def test_all_trials_are_in_one_table_the_best_first(lake: Lake) -> None:
         assert (row["status"], row["epochs"], row["error"]) == ("done", 2, None)
         opened = open_backbone(lake, None, f"lake://backbones/{row['backbone']}")
         assert opened.spec.name.startswith("simple_cnn")
-        assert lake.backbones(row["backbone"]).runs()[-1].uri == row["run"]
+        run = lake.backbones(row["backbone"]).runs()[-1]
+        assert row["run"] == f"lake://backbones/{row['backbone']}/{run.name}"
         assert row["parameters"] == opened.spec.parameters + (opened.spec.feature_dim + 1) * 2
-        epochs = pq.read_table(BytesIO(Folder(row["run"]).read("epochs.parquet"))).to_pylist()
+        epochs = pq.read_table(BytesIO(run.read("epochs.parquet"))).to_pylist()
         best = next(epoch for epoch in reversed(epochs) if epoch["is_best"])
         assert best["epoch"] == row["best_epoch"]
         assert {key: row[key] for key in row if key.startswith("val_")} == {
@@ -167,6 +169,32 @@ def test_one_that_fails_is_a_row_and_is_tried_again(lake: Lake, monkeypatch: pyt
     assert "1 failed" in str(sweep_backbones(settings))
     assert by_trial(lake)["broken"]["status"] == "done"
     assert lake.backbones("rates-good").runs() == first
+
+
+def test_table_and_page_tell_no_places(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(settings: FinetuneConfig) -> None:
+        if settings.backbone.weights != "random":
+            raise OSError(f"'{settings.lake}/a b' and file://{settings.lake}/c, {settings.lake}/d; lake://backbones/e")
+        finetune(settings)
+
+    folder = Path(lake.folder.path).parent
+    task, start = folder / "own.yaml", folder / "start.safetensors"
+    task.write_text(yaml.safe_dump({"description": "Ill?", "classes": {"normal": None, "pneumonia": None}}))
+    spec = get_backbone(BASE["backbone"]["name"])
+    save_weights(start, spec, build_untrained(spec).state_dict())
+    content = {"base": BASE | {"task": str(task)}, "grid": {"backbone.weights": ["random", str(start)]}}
+    content["base"]["backbone"] = {"name": spec.name}
+    monkeypatch.setattr(sweep_call, "finetune", fails)
+    sweep_backbones(config(lake, content))
+    rows = by_trial(lake)
+    assert rows.keys() == {"weights_random", "weights_start.safetensors"}
+    failed = rows["weights_start.safetensors"]
+    assert failed["backbone.weights"] == "start.safetensors"
+    assert failed["error"] == "OSError: … and …, …; lake://backbones/e"
+    page = newest(lake).read("report.html").decode()
+    assert "Task own" in Page(page).text
+    for told in (page, str(table(lake))):
+        assert str(folder) not in told
 
 
 def test_a_sweep_that_broke_off_goes_on_where_it_was(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,4 +364,4 @@ def test_a_sweep_is_one_json_per_trial_that_any_process_can_run(lake: Lake) -> N
     sweep_backbones(config(lake, {"grid": {"seed": [1]}}))
     told = json.dumps(newest(lake).read_json("trials.json")["seed_1"])
     result = sweep_call.run_trial(sweep_call.Call("again", told, None))
-    assert (result.status, result.run) == (Status.DONE, table(lake)[0]["run"])
+    assert (result.status, result.run) == (Status.DONE, lake.backbones(table(lake)[0]["backbone"]).runs()[-1].uri)
