@@ -204,7 +204,9 @@ class CropData:
         done = 0
         steps = self._parquet.read_rows(every)
         decoded = contextlib.closing(batches.decoded(steps, side, threads=_THREADS))
-        with Progress("decode", every.size, lambda: done), decoded as each:
+        # One bar is enough, though every process decodes.
+        bar = contextlib.nullcontext() if self.rank else Progress("decode", every.size, lambda: done)
+        with bar, decoded as each:
             for batch in each:
                 self._damaged.update(batch.damaged)
                 pixels[self._slots[batch.rows]] = batch.pixels

@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeAlias
+from pathlib import Path
+from typing import Final, TypeAlias
 
 from pyspark import SparkContext
 
+from pipelines.finetune_config import FinetuneConfig
+from pipelines.folders import new_run_id
 from pipelines.session import spark_session
+from pipelines.shared_paths import Ask, ask_executors, check_shared, is_local_master, lacking
 from pipelines.sweep_call import Call, Status, TrialResult, run_trial
 from pipelines.sweep_config import LOCAL, SPARK
 
 Runner: TypeAlias = Callable[[Sequence[Call]], Iterator[tuple[int, TrialResult]]]
 """Runs trials, and yields each one's place among the calls with its result as soon as it is there."""
+Work: TypeAlias = Callable[[Call], TrialResult]
+
+_SECONDS_BETWEEN_CANCELS: Final = 0.2
 
 
 @contextmanager
@@ -34,22 +42,25 @@ def trial_runner(workers: str | None, trials: int, master: str | None = None) ->
 
     Raises:
         HeadError: when there is no such scheduler, or it has no workers, or they do not have Pleura.
-        ConfigError: when Spark can't be started.
+        ConfigError: when Spark can't be started; from the runner, when machines do not see what trials need.
     """
     if workers is None:
         yield lambda calls: ((place, run_trial(call)) for place, call in enumerate(calls))
     elif workers == SPARK:
-        with spark_session("sweep_backbones", master, whole_executor_per_task=True) as spark:
+        with (
+            spark_session("sweep_backbones", master, whole_executor_per_task=True) as spark,
+            _spark_jobs(spark.sparkContext) as (executor, work),
+        ):
             context = spark.sparkContext
-            with ThreadPoolExecutor(context.defaultParallelism) as pool:
-                yield partial(_as_they_end, pool, partial(_as_spark_job, context))
+            ask = None if is_local_master(context) else ask_executors(context, context.defaultParallelism)
+            yield partial(_as_they_end, executor, work, ask)
     else:
-        with _dask(workers, trials) as executor:
-            yield partial(_as_they_end, executor, run_trial)
+        with _dask(workers, trials) as (executor, ask):
+            yield partial(_as_they_end, executor, run_trial, ask)
 
 
 @contextmanager
-def _dask(workers: str, trials: int) -> Iterator[Executor]:
+def _dask(workers: str, trials: int) -> Iterator[tuple[Executor, Ask | None]]:
     # Takes a second to load, and most sweeps do without.
     from dask.system import CPU_COUNT  # noqa: PLC0415
     from distributed import Client, LocalCluster  # noqa: PLC0415
@@ -68,24 +79,64 @@ def _dask(workers: str, trials: int) -> Iterator[Executor]:
             ) as cluster,
             Client(cluster) as client,
         ):
-            yield client.get_executor(pure=False)
+            yield client.get_executor(pure=False), None
         return
     with connect(workers, f"say {LOCAL!r}, or {SPARK!r}") as client:
         check_packages(client, workers)
-        yield client.get_executor(pure=False)
+        yield client.get_executor(pure=False), lambda paths: client.run(lacking, paths).values()
 
 
-def _as_spark_job(context: SparkContext, call: Call) -> TrialResult:
-    """A job of its own: where a task's process is killed, no other trial's job fails."""
-    return context.parallelize([call], 1).map(run_trial).collect()[0]
+@contextmanager
+def _spark_jobs(context: SparkContext) -> Iterator[tuple[Executor, Work]]:
+    """Threads that run trials as jobs of Spark; where the body ends early, so do they."""
+    pool = ThreadPoolExecutor(context.defaultParallelism)
+    tag, ended = f"sweep-{new_run_id()}", threading.Event()
+
+    def work(call: Call) -> TrialResult:
+        """A job of its own: where a task's process is killed, no other trial's job fails."""
+        context.addJobTag(tag)
+        return context.parallelize([call], 1).map(run_trial).collect()[0]
+
+    def cancel() -> None:
+        # Again and again: a thread may be about to start its job.
+        while not ended.wait(_SECONDS_BETWEEN_CANCELS):
+            context.cancelJobsWithTag(tag)
+
+    try:
+        yield pool, work
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        canceller = threading.Thread(target=cancel, name="cancel-trials", daemon=True)
+        canceller.start()
+        pool.shutdown()
+        ended.set()
+        canceller.join()
+        raise
+    else:
+        pool.shutdown()
 
 
 def _as_they_end(
-    executor: Executor, work: Callable[[Call], TrialResult], calls: Sequence[Call]
+    executor: Executor, work: Work, ask: Ask | None, calls: Sequence[Call]
 ) -> Iterator[tuple[int, TrialResult]]:
+    if ask is not None:
+        check_shared(_named(calls), ask)
     places = {executor.submit(work, call): place for place, call in enumerate(calls)}
     for future in as_completed(places):
         yield places[future], _result(future)
+
+
+def _named(calls: Sequence[Call]) -> dict[str, str]:
+    """What trials name that lies somewhere → how their configs say it."""
+    named: dict[str, str] = {}
+    for call in calls:
+        config = FinetuneConfig.model_validate_json(call.told)
+        named[config.lake] = f"lake={config.lake}"
+        if Path(config.task).suffix:
+            named[config.task] = f"task={config.task}"
+        if Path(config.backbone.weights).is_file():
+            named[config.backbone.weights] = f"backbone.weights={config.backbone.weights}"
+    return named
 
 
 def _result(future: Future[TrialResult]) -> TrialResult:
