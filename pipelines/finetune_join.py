@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import distributed
 
 from classifiers.errors import ClassifierError, TaskError
 from featurizers.embedder import check_device
 from featurizers.errors import FeaturizerError, TrainingError, WeightsError
+from featurizers.finetuning.group import join_group, leave_group
 from pipelines.errors import USER_ERRORS, ConfigError, LakeError, PleuraError
 from pipelines.finetune_config import FinetuneConfig
 from pipelines.finetune_rank import train_rank
@@ -67,10 +67,10 @@ def join_rank(told: str, training: tuple[str, str, int | None], task: bytes | No
             file.write_bytes(task)
             changed["task"] = str(file)
         config = config.model_copy(update=changed)
-        _join_group(check_device(config.device))
+        join_group(check_device(config.device))
         train_rank(config.model_dump_json(by_alias=True), course, backbone, until)
         # Not after a failure: the others would notice, and their end would be this one's before all is noted.
-        distributed.destroy_process_group()
+        leave_group()
 
 
 def forget_faults(course: str) -> None:
@@ -113,9 +113,3 @@ def _all_noted(faults: Folder, world: int) -> bool:
 
 def _noted(faults: Folder) -> list[str]:
     return [name for name in faults.names() if name.endswith(".json")]
-
-
-def _join_group(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -177,8 +177,8 @@ def test_every_process_has_the_gpu_of_its_place(tmp_path: Path, monkeypatch: pyt
     joined: list[torch.device] = []
     doing(monkeypatch, lambda given: found.append(given.device))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(finetune_join, "_join_group", joined.append)
-    monkeypatch.setattr(distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(finetune_join, "join_group", joined.append)
+    monkeypatch.setattr(finetune_join, "leave_group", lambda: None)
     for place in range(4):
         monkeypatch.setenv("LOCAL_RANK", str(place))
         join(tmp_path, device="cuda")
@@ -203,7 +203,7 @@ def test_errors_come_back_as_what_they_are(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_process_that_fails_alone_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune_join, "_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(finetune_join, "_join_group", lambda _: None)
+    monkeypatch.setattr(finetune_join, "join_group", lambda _: None)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
 

@@ -18,6 +18,7 @@ from featurizers.backbones import get_backbone, load_weights
 from featurizers.errors import TrainingError
 from featurizers.extractor import Precision
 from featurizers.finetuning.augmentation import Augmentation
+from featurizers.finetuning.group import leave_group
 from featurizers.finetuning.losses import LossSettings, TaskLoss
 from featurizers.finetuning.network import ALL, TOP, FineTunedNetwork, TopSettings
 from featurizers.finetuning.optimisation import OptimiserName, OptimiserSettings, ScheduleName
@@ -200,6 +201,11 @@ def _train_as_one_of_two(rank: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    _train_and_tell(rank, folder)
+    leave_group()
+
+
+def _train_and_tell(rank: int, folder: str) -> None:
     learning = trainer(data=DrawnBatches(rank=rank, world=2))
     events = list(learning.run())
     answers = learning.answers(DrawnBatches(rank=rank, world=2).validation())
@@ -211,7 +217,6 @@ def _train_as_one_of_two(rank: int, folder: str) -> None:
         },
         f"{folder}/{rank}.pt",
     )
-    distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
