@@ -78,8 +78,8 @@ class BackboneSpec:
         licence: of the builder and of the weights that come with it.
         stages: dotted names of modules in order from the input. To train from a stage on is to train it and all
             that stands behind it in the order of `named_modules`.
-        library_prefix: what our parameters' names start with and the library's do not.
-        library_weights: fetches the state dict of the library's own trained weights, if it is not torchvision.
+        own_prefix: what our parameters' names start with and the library's do not.
+        own_weights: fetches the state dict of the library's own trained weights, if it is not torchvision.
     """
 
     name: str
@@ -97,8 +97,8 @@ class BackboneSpec:
     imagenet: torchvision.models.WeightsEnum | None
     licence: str
     stages: tuple[str, ...]
-    library_prefix: str = ""
-    library_weights: Callable[[], Mapping[str, Tensor]] | None = None
+    own_prefix: str = ""
+    own_weights: Callable[[], Mapping[str, Tensor]] | None = None
 
 
 def build_untrained(spec: BackboneSpec, seed: int = 0) -> Backbone:

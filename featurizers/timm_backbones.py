@@ -156,8 +156,8 @@ def timm_spec(name: BackboneName, common: Mapping[str, Option]) -> BackboneSpec:
         imagenet=None,
         licence=f"Apache-2.0 (timm); weights: {config.license or 'not stated'}",
         stages=(*_stages(network), *(["transition"] if width else [])),
-        library_prefix=f"{_NETWORK}.",
-        library_weights=partial(_library_weights, model, size),
+        own_prefix=f"{_NETWORK}.",
+        own_weights=partial(_own_weights, model, size),
     )
 
 
@@ -183,7 +183,7 @@ def _build(model: str, size: int, pool: PoolKind, transition: tuple[int, int] | 
     return TimmBackbone(_create(model, size, pretrained=False), pool, transition, size)
 
 
-def _library_weights(model: str, size: int) -> Mapping[str, Tensor]:
+def _own_weights(model: str, size: int) -> Mapping[str, Tensor]:
     return _create(model, size, pretrained=True).state_dict()
 
 

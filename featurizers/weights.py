@@ -142,14 +142,14 @@ def save_weights(
 
 
 def _imagenet(spec: BackboneSpec) -> tuple[str, Mapping[str, Tensor]]:
-    if spec.imagenet is None and spec.library_weights is None:
+    if spec.imagenet is None and spec.own_weights is None:
         raise WeightsError(
             f"there are no ImageNet weights of {spec.name}. Use backbone.weights=random and train it, or a file."
         )
     try:
         if spec.imagenet is None:
-            assert spec.library_weights is not None
-            return f"the library's own of {spec.name}", dict(spec.library_weights())
+            assert spec.own_weights is not None
+            return f"the library's own of {spec.name}", dict(spec.own_weights())
         state = torch.hub.load_state_dict_from_url(
             spec.imagenet.url, map_location="cpu", check_hash=True, weights_only=True, progress=False
         )
@@ -203,7 +203,7 @@ def _fitting(spec: BackboneSpec, state: Mapping[str, Tensor], source: str, seed:
         state.update({name: value for name, value in drawn.items() if name.startswith(_TRANSITION)})
     missing = [name for name in wanted if name not in state]
     wrong = [name for name in wanted if name in state and state[name].shape != wanted[name]]
-    tops = tuple(f"{prefix}{top}" for top in spec.classifier_prefixes for prefix in {"", spec.library_prefix})
+    tops = tuple(f"{prefix}{top}" for top in spec.classifier_prefixes for prefix in {"", spec.own_prefix})
     unknown = [
         name
         for name in state
@@ -231,7 +231,7 @@ def _renamed(spec: BackboneSpec, wanted: Iterable[str], state: Mapping[str, Tens
     best, most = ("", ""), 0
     for theirs in sorted({"", *(prefix for name in modern for prefix in _wrappings(name))}, key=len):
         # Our own name first, then the library's.
-        for ours in dict.fromkeys(("", spec.library_prefix)):
+        for ours in dict.fromkeys(("", spec.own_prefix)):
             count = sum(name.startswith(ours) and theirs + name.removeprefix(ours) in modern for name in wanted)
             if count > most:
                 best, most = (theirs, ours), count

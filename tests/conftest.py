@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 from pyspark.sql import SparkSession
+from small_backbone import UNTRAINED
 
-from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.extract import ExtractConfig, extract
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.phantoms import PhantomsConfig, make_phantoms
 from pipelines.session import spark_session
@@ -66,5 +67,5 @@ def ingested_lake(spark: SparkSession, phantom_archive: Path, tmp_path_factory: 
 @pytest.fixture(scope="session")
 def extracted_lake(ingested_lake: Path, spark: SparkSession) -> Path:
     """The same lake with features of an untrained backbone; heads and predictions may be added."""
-    extract(ExtractConfig(lake=str(ingested_lake), backbone=BackboneConfig(weights="random")))
+    extract(ExtractConfig(lake=str(ingested_lake), backbone=UNTRAINED))
     return ingested_lake

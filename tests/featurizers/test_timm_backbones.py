@@ -125,7 +125,7 @@ def test_weights_that_timm_can_not_fetch_are_told(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(WeightsError, match=r"(?s)timm:test_resnet can't be downloaded.*backbone\.weights=FILE"):
-        spec.library_weights and load_weights(spec, "imagenet")
+        spec.own_weights and load_weights(spec, "imagenet")
 
 
 @pytest.mark.parametrize(

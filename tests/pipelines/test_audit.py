@@ -178,7 +178,7 @@ def test_a_sound_lake_balances_its_numbers_are_those_of_its_rows_and_nothing_is_
 def test_every_stage_has_its_row_with_the_names_that_people_know(whole_lake: Path) -> None:
     report = audited(whole_lake)
     number = len(studies_of(whole_lake))
-    assert re.search(rf"features [0-9a-f]{{12}} \(resnet50 bf16, weights random.*\) +{number} ", report)
+    assert re.search(rf"features [0-9a-f]{{12}} \(resnet18:size=96 bf16, weights random.*\) +{number} ", report)
     assert re.search(rf"predictions [0-9a-f]{{12}} \(binary/logistic\) +{number} ", report)
     assert re.search(r"heads/binary/logistic .* 1$", report, re.MULTILINE)
     assert "lack" not in report

@@ -15,24 +15,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from small_backbone import FEATURES, NAME, UNTRAINED
 
 from featurizers.backbones import get_backbone, load_weights
 from featurizers.crops import decode_png
 from featurizers.embedder import Embedder
 from featurizers.errors import FeaturizerError
 from pipelines.errors import LakeError
-from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.extract import ExtractConfig, extract
 from pipelines.increment import Increment, SourceFile, chunks
 from pipelines.lake import Lake
 from pipelines.stored_features import as_matrix
 
 pytestmark = pytest.mark.usefixtures("spark")
 
-RANDOM = BackboneConfig(weights="random")
-
 
 def config(lake: Path, **settings: object) -> ExtractConfig:
-    return ExtractConfig.model_validate({"lake": str(lake), "backbone": RANDOM} | settings)
+    return ExtractConfig.model_validate({"lake": str(lake), "backbone": UNTRAINED} | settings)
 
 
 def vectors(lake: Path, extractor: str | None = None) -> dict[str, np.ndarray]:
@@ -54,11 +53,11 @@ def test_every_study_has_the_vector_that_the_library_gives(extracted_lake: Path)
     studies = Lake.open(str(extracted_lake)).studies.to_arrow(["image_id", "crop"]).to_pylist()
     found = vectors(extracted_lake)
     assert set(found) == {study["image_id"] for study in studies}
-    embedder = Embedder("resnet50", load_weights(get_backbone("resnet50"), "random"))
+    embedder = Embedder(NAME, load_weights(get_backbone(NAME), "random"))
     chosen = studies[3:8]
     expected = embedder.embed([decode_png(study["crop"]) for study in chosen])
     for study, vector in zip(chosen, expected, strict=True):
-        assert vector.shape == (2048,)
+        assert vector.shape == (FEATURES,)
         np.testing.assert_allclose(found[study["image_id"]], vector, rtol=0.02, atol=0.02 * np.abs(vector).max())
 
 
@@ -70,7 +69,7 @@ def test_a_second_extraction_does_nothing(extracted_lake: Path) -> None:
 
 def test_other_weights_and_precision_are_another_extractor(lake: Path) -> None:
     for backbone, precision in (("random", "bf16"), ("random", "fp32")):
-        extract(config(lake, backbone={"weights": backbone}, precision=precision))
+        extract(config(lake, backbone={"name": NAME, "weights": backbone}, precision=precision))
     there = Lake.open(str(lake))
     first, second = there.extractors()
     with pytest.raises(LakeError, match="several extractors"):
@@ -115,7 +114,13 @@ def test_executors_of_their_own_give_the_same_vectors(lake: Path, extracted_lake
     """Two executor processes with one thread each, against one process with two threads."""
     split_studies(lake)
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, str(root / "jobs/extract_features.py"), f"lake={lake}", "backbone.weights=random"]
+    command = [
+        sys.executable,
+        str(root / "jobs/extract_features.py"),
+        f"lake={lake}",
+        "backbone.weights=random",
+        f"backbone.name={NAME}",
+    ]
     done = subprocess.run([*command, "master=local-cluster[2,1,1024]"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected, found = vectors(extracted_lake), vectors(lake)
@@ -162,7 +167,13 @@ def test_a_gpu_that_is_not_there_is_told_before_any_work(lake: Path) -> None:
 def test_a_driver_that_was_killed_leaves_whole_chunks_and_the_next_one_goes_on(lake: Path) -> None:
     split_studies(lake)
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, str(root / "jobs/extract_features.py"), f"lake={lake}", "backbone.weights=random"]
+    command = [
+        sys.executable,
+        str(root / "jobs/extract_features.py"),
+        f"lake={lake}",
+        "backbone.weights=random",
+        f"backbone.name={NAME}",
+    ]
     job = subprocess.Popen([*command, "chunk_images=1"], start_new_session=True, stderr=subprocess.DEVNULL)
     while job.poll() is None and not list(lake.glob("features/*/run=*/_SUCCESS")):
         time.sleep(0.05)

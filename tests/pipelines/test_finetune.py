@@ -17,20 +17,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
+from small_trainings import SMALL, config, left, losses, overrides
 
 from classifiers.errors import TaskError
 from featurizers.errors import TrainingError, WeightsError
-from pipelines.config import merge, model_from
 from pipelines.errors import ConfigError, LakeError
 from pipelines.extract import BackboneConfig, ExtractConfig, extract
 from pipelines.finetune import finetune, plan_training
-from pipelines.finetune_config import FinetuneConfig
 from pipelines.lake import Lake
 from pipelines.train import TrainConfig, train
 
 pytestmark = pytest.mark.usefixtures("spark")
 
-SMALL = "simple_cnn:dense=0,dropout=0,filters=4-8,size=32"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -42,39 +40,9 @@ def lake(ingested_lake: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def overrides(lake: Path, **settings: Any) -> list[str]:
-    given = {
-        "lake": lake,
-        "task": "binary",
-        "name": "tried",
-        "backbone.name": SMALL,
-        "backbone.weights": "random",
-        "unfreeze.epochs": 2,
-        "unfreeze.learning_rate": 0.01,
-        "precision": "fp32",
-        "batch_size": 16,
-        **settings,
-    }
-    return [f"{key}={value}" for key, value in given.items()]
-
-
-def config(lake: Path, **settings: Any) -> FinetuneConfig:
-    texts = {"lake", "name", "task", "backbone.name", "backbone.weights"}
-    return model_from(FinetuneConfig, merge(None, overrides(lake, **settings), texts))
-
-
-def left(lake: Path, name: str = "tried") -> Path:
-    """The newest run of a backbone."""
-    return sorted((lake / "backbones" / name).glob("run=*"))[-1]
-
-
 def card(lake: Path, name: str = "tried") -> dict[str, Any]:
     told: dict[str, Any] = json.loads((left(lake, name) / "card.json").read_text())
     return told
-
-
-def losses(lake: Path, name: str = "tried") -> list[float]:
-    return list(pq.read_table(left(lake, name) / "epochs.parquet")["train_loss"].to_pylist())
 
 
 def same_weights(first: Path, second: Path) -> bool:

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from pyspark.sql import SparkSession
+from small_trainings import config, losses, overrides
 from torch import distributed
 
 from featurizers.errors import FeaturizerError, TrainingError
 from pipelines import finetune_join, finetune_launch, sweep_workers
-from pipelines.config import merge, model_from
 from pipelines.errors import ConfigError, LakeError
 from pipelines.finetune import finetune
 from pipelines.finetune_config import FinetuneConfig
@@ -43,32 +42,6 @@ def lake(ingested_lake: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "lake"
     shutil.copytree(ingested_lake, copy, ignore=shutil.ignore_patterns("features", "heads", "predictions"))
     return copy
-
-
-def overrides(lake: Path | str, **settings: Any) -> list[str]:
-    given = {
-        "lake": lake,
-        "task": "binary",
-        "name": "tried",
-        "backbone.name": "simple_cnn:dense=0,dropout=0,filters=4-8,size=32",
-        "backbone.weights": "random",
-        "unfreeze.epochs": 2,
-        "unfreeze.learning_rate": 0.01,
-        "precision": "fp32",
-        "batch_size": 16,
-        **settings,
-    }
-    return [f"{key}={value}" for key, value in given.items()]
-
-
-def config(lake: Path, **settings: Any) -> FinetuneConfig:
-    texts = {"lake", "name", "task", "backbone.name", "backbone.weights"}
-    return model_from(FinetuneConfig, merge(None, overrides(lake, **settings), texts))
-
-
-def losses(lake: Path, name: str) -> list[float]:
-    run = sorted((lake / "backbones" / name).glob("run=*"))[-1]
-    return list(pq.read_table(run / "epochs.parquet")["train_loss"].to_pylist())
 
 
 TWO = {"launcher": "spark", "processes": 2}
@@ -119,7 +92,7 @@ def test_what_executors_fail_of_is_told_as_if_there_were_only_one_process(
     assert message.partition("kept:")[0] == str(alone.value).partition("kept:")[0]
     # Another attempt would have told of the first epoch again.
     assert log.count("epoch 1/") == 1
-    assert "Traceback" not in log
+    assert "TrainingError" not in log
 
 
 # On this machine.

@@ -21,9 +21,10 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
+from small_backbone import UNTRAINED
 
 from featurizers.phantoms import Finding, draw_phantom
-from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.extract import ExtractConfig, extract
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.pseudonyms import KEY_VARIABLE
 from pipelines.score import ScoreConfig, score
@@ -157,7 +158,7 @@ def test_no_identifier_of_a_dicom_archive_is_in_any_byte_of_ingest_extract_train
     record = ingest(IngestConfig.model_validate({"source": "dicom", "archive": str(link), "lake": lake} | shared))
     assert record.counts["studies"] == 40
     assert record.counts["inputs"] == 46
-    extract(ExtractConfig(lake=lake, backbone=BackboneConfig(weights="random"), batch_size=8))
+    extract(ExtractConfig(lake=lake, backbone=UNTRAINED, batch_size=8))
     train(TrainConfig.model_validate({"lake": lake, "task": "binary", "head": "logistic"}))
     score(ScoreConfig.model_validate({"lake": lake, "heads": "binary/logistic"}))
     said = capfd.readouterr()

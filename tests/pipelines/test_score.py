@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pyspark.sql import DataFrame
+from small_backbone import NAME, UNTRAINED
 
 from classifiers.errors import HeadError
 from featurizers.backbones import build_untrained, get_backbone
@@ -28,7 +29,7 @@ from featurizers.phantoms import draw_phantom
 from pipelines.audit import AuditConfig, audit
 from pipelines.config import model_from
 from pipelines.errors import ConfigError, LakeError, SourceError
-from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.extract import ExtractConfig, extract
 from pipelines.job import JobRecord
 from pipelines.lake import Lake
 from pipelines.locate import locate
@@ -55,7 +56,7 @@ def trained_lake(extracted_lake: Path, tmp_path_factory: pytest.TempPathFactory)
     lake = tmp_path_factory.mktemp("scored") / "a lake"
     shutil.copytree(extracted_lake, lake, ignore=shutil.ignore_patterns("heads", "predictions"))
     (bf16,) = Lake.open(str(lake)).extractors()
-    extract(ExtractConfig(lake=str(lake), backbone=BackboneConfig(weights="random"), precision="fp32"))
+    extract(ExtractConfig(lake=str(lake), backbone=UNTRAINED, precision="fp32"))
     (fp32,) = set(Lake.open(str(lake)).extractors()) - {bf16}
     for task, head, name, extractor in (
         ("three_class", "logistic", "logistic", fp32),
@@ -387,7 +388,7 @@ def test_what_can_not_be_rebuilt_is_told_before_any_work(
     with pytest.raises(FeaturizerError, match="no weights file"):
         score(config(lake, "binary/mlp", **images, backbone={"weights": "gone.safetensors"}))
     other = tmp_path / "other.pt"
-    torch.save(build_untrained(get_backbone("resnet50"), 1).state_dict(), other)
+    torch.save(build_untrained(get_backbone(NAME), 1).state_dict(), other)
     with pytest.raises(LakeError, match=r"weights_sha256.*backbone\.weights") as caught:
         score(config(lake, "binary/mlp", **images, backbone={"weights": str(other)}))
     assert load_head(Lake.open(str(lake)), "binary/mlp").extractor in str(caught.value)

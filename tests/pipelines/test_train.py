@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
+from small_backbone import FEATURES as WIDTH
 from vector_lake import EXTRACTOR, write_vector_lake
 
 from classifiers.errors import HeadError, TaskError
@@ -132,7 +133,7 @@ def test_a_report_says_what_it_stands_on(lake: Path) -> None:
 def test_features_without_a_study_are_told(lake: Path, spark: SparkSession) -> None:
     there = Lake.open(str(lake))
     features = there.features(there.choose_extractor(None))
-    row = {"image_id": "stray", "variant": 0, "features": [0.0] * 2048}
+    row = {"image_id": "stray", "variant": 0, "features": [0.0] * WIDTH}
     features.append(spark.createDataFrame(pa.Table.from_pylist([row], FEATURES)))
     with pytest.raises(LakeError, match="1 features belong to no study"):
         train(config(lake))
