@@ -37,6 +37,7 @@ java:
 demo: install ## phantoms → ingest → extract → train → score, through spark-submit, into $(DEMO)/
 	@.ci/demo $(BIN) $(DEMO) $(STUDIES)
 
+# In two processes, each with one thread of arithmetic: with more, threads wait for each other most of the time.
 test: install ## the tests (TESTS="-m real" for those on real data)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
