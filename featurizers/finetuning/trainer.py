@@ -218,11 +218,6 @@ class Trainer:
         """Epochs of all phases, if none ends early."""
         return sum(phase.epochs for phase in self._phases)
 
-    @property
-    def position(self) -> tuple[int, int]:
-        """(epochs done, updates done in the one that runs)."""
-        return self._place.epoch, self._place.update
-
     def run(self) -> Iterator[Update | EpochResult]:
         """Train to the end; between two events the state is whole.
 
