@@ -11,10 +11,16 @@ from classifiers.errors import HeadError
 from classifiers.estimator import Head
 from classifiers.linear import LogisticHead, MajorityHead
 from classifiers.mlp import MLPHead
+from classifiers.own_top import OwnTopHead
 
+#: Heads that are fitted on features.
 HEADS: Final[Mapping[str, type[Head]]] = MappingProxyType(
     {"majority": MajorityHead, "logistic": LogisticHead, "mlp": MLPHead, "xgboost": XGBoostHead}
 )
+#: The head that comes with a fine-tuned backbone.
+OWN_TOP: Final = "own_top"
+#: Heads that are stored.
+KINDS: Final[Mapping[str, type[Head]]] = MappingProxyType({**HEADS, OWN_TOP: OwnTopHead})
 
 #: Heads with settings of a published study: name → kind of head, and its parameters.
 PRESETS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = MappingProxyType(
@@ -42,7 +48,7 @@ PRESETS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = MappingProxyType(
 
 
 def head_names() -> tuple[str, ...]:
-    """Every name that `make_head` takes."""
+    """Every name of a head that is fitted."""
     return (*HEADS, *PRESETS)
 
 
@@ -50,17 +56,17 @@ def make_head(name: str, **params: Any) -> Head:  # noqa: ANN401 - every head ha
     """Make an unfitted head.
 
     Args:
-        name: one of `HEADS`, or of `PRESETS`, whose settings `params` then change.
+        name: one of `KINDS`, or of `PRESETS`, whose settings `params` then change.
         params: its constructor's parameters; what is left out keeps its default.
 
     Raises:
         HeadError: when there is no such head, or it has no such parameter; names those that there are. Values are
             checked by `fit`, as everywhere in scikit-learn.
     """
-    if name not in head_names():
-        raise HeadError(f"unknown head {name!r}: choose one of {', '.join(head_names())}")
+    if name not in (names := (*head_names(), OWN_TOP)):
+        raise HeadError(f"unknown head {name!r}: choose one of {', '.join(names)}")
     kind, settings = PRESETS.get(name, (name, {}))
-    known = HEADS[kind]().get_params()
+    known = KINDS[kind]().get_params()
     if unknown := sorted(set(params) - set(known)):
         raise HeadError(f"head {name!r} has no parameter {', '.join(unknown)}: it takes {', '.join(sorted(known))}")
-    return HEADS[kind](**{**settings, **params})
+    return KINDS[kind](**{**settings, **params})

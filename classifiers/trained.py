@@ -17,7 +17,7 @@ from classifiers.calibration import Calibrator
 from classifiers.errors import ClassifierError, HeadError
 from classifiers.estimator import Head
 from classifiers.evaluation import Evaluation
-from classifiers.heads import HEADS, make_head
+from classifiers.heads import KINDS, make_head
 from classifiers.reports.examples import Example
 from classifiers.reports.page import render_report
 from classifiers.tasks import Task
@@ -102,8 +102,8 @@ class TrainedHead:
     def __post_init__(self) -> None:
         """Refuse a head that could not be stored, or whose columns are not the task's classes."""
         check_is_fitted(self.head)
-        if type(self.head) not in HEADS.values():
-            raise HeadError(f"{type(self.head).__name__} is no head that can be stored: use one of {', '.join(HEADS)}")
+        if type(self.head) not in KINDS.values():
+            raise HeadError(f"{type(self.head).__name__} is no head that can be stored: use one of {', '.join(KINDS)}")
         is_alike = self.head.multi_label_ == self.task.multi_label
         if not is_alike or not np.array_equal(self.head.classes_, np.arange(len(self.task.classes))):
             raise HeadError(
@@ -120,8 +120,8 @@ class TrainedHead:
 
     @property
     def head_name(self) -> str:
-        """The head's name in `HEADS`."""
-        return next(name for name, kind in HEADS.items() if type(self.head) is kind)
+        """The head's name in `KINDS`."""
+        return next(name for name, kind in KINDS.items() if type(self.head) is kind)
 
     @property
     def feature_dim(self) -> int:

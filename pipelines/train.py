@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from classifiers.boosting import XGBoostHead
 from classifiers.calibration import Calibration
 from classifiers.estimator import Head
 from classifiers.evaluation import Evaluation, Figure
-from classifiers.heads import head_names, make_head
+from classifiers.heads import OWN_TOP, head_names, make_head
 from classifiers.reports.examples import Example, worst_errors
 from classifiers.tasks import get_task
 from classifiers.thresholds import ThresholdRule, check_threshold
@@ -22,11 +22,12 @@ from pipelines import __version__
 from pipelines.acquisition import ACQUISITION, BackbonesHoldOut, HeldOut, HoldOutConfig
 from pipelines.config import LakeConfig
 from pipelines.engines import Engine, check_engine, fit_on_workers
-from pipelines.errors import LakeError
+from pipelines.errors import ConfigError, LakeError
 from pipelines.folders import Folder
 from pipelines.job import JobRecord, summary_text
 from pipelines.labelled import FoundRows, Labelled, find_rows
 from pipelines.lake import Lake
+from pipelines.own_top import OwnTop
 from pipelines.progress import clock
 from pipelines.search import SEARCH_TABLE, SearchConfig, run_search, search_file, search_lines
 from pipelines.splits import Split
@@ -43,7 +44,10 @@ class TrainConfig(LakeConfig):
     """Settings of jobs/train_head.py."""
 
     task: str = Field(description="the question: a task of conf/tasks/, by its name, or the path of a YAML file")
-    head: str = Field(description=f"the kind of head: {', '.join(head_names())}")
+    head: str = Field(
+        description=f"the kind of head: {', '.join(head_names())}; or {OWN_TOP}: what the backbone was fine-tuned "
+        "with, not fitted, to hold others against"
+    )
     params: dict[str, Any] = Field(
         {}, description="the head's own parameters, as params.NAME=VALUE, params.balance=… among them; see classifiers/"
     )
@@ -100,8 +104,11 @@ def train(config: TrainConfig) -> JobRecord:
     check_engine(config.engine, head, config.scheduler, config.master)
     if config.threshold is not None:
         check_threshold(config.threshold, config.threshold_value, task)
+    if config.head == OWN_TOP and (config.params or config.search.space):
+        raise ConfigError(f"head={OWN_TOP} comes as it was fine-tuned. Leave params and search.space out.")
     lake = Lake.open(config.lake)
     extractor = lake.choose_extractor(config.extractor)
+    own_top = OwnTop.of_extractor(lake, extractor, task) if config.head == OWN_TOP else None
     backbones = BackbonesHoldOut.of_extractor(lake, extractor)
     record = JobRecord("train_head", config)
     memory = None if config.memory_gb is None else int(config.memory_gb * 2**30)
@@ -119,7 +126,7 @@ def train(config: TrainConfig) -> JobRecord:
             )
         with record.time("search"):
             found = run_search(config.search, config.head, config.params, task, labelled.train)
-        params = config.params | (dict(found.best_params) if found else {})
+        params = config.params | dict(found.best_params if found else own_top.params if own_top else {})
         with record.time("train"):
             trained = train_head(
                 task,
@@ -137,10 +144,11 @@ def train(config: TrainConfig) -> JobRecord:
                     "Features": lake.describe_extractor(extractor),
                     **_acquisition_facts(labelled.held_out, seen),
                     **({"Search on train": found.describe()} if found else {}),
+                    **({"Fit": own_top.describe()} if own_top else {}),
                     "Trained": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
                 },
                 resamples=config.resamples,
-                fit=None if is_here else partial(_fit_on_workers, config, rows),
+                fit=_fit(config, rows, own_top),
             )
         with record.time("report"):
             examples = _worst_errors(lake, trained, labelled)
@@ -155,6 +163,13 @@ def _acquisition_facts(held_out: HeldOut, warning: str | None) -> dict[str, str]
     """What the report says of who was held out, if anybody was."""
     told = {"Held out": held_out.describe(), "Caution": warning or ""}
     return {name: text for name, text in told.items() if text}
+
+
+def _fit(config: TrainConfig, rows: FoundRows, own_top: OwnTop | None) -> Callable[[Head], object] | None:
+    """What fits the head; None: this process, on the rows that it read."""
+    if own_top:
+        return own_top.put_on
+    return None if config.engine is Engine.MEMORY else partial(_fit_on_workers, config, rows)
 
 
 def _fit_on_workers(config: TrainConfig, rows: FoundRows, head: Head) -> None:
@@ -196,6 +211,7 @@ def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: F
         "unanswered": sum(labelled.unanswered.values()),
         "features": trained.provenance["Features"],
         **{name.lower(): trained.provenance[name] for name in ("Held out", "Caution") if name in trained.provenance},
+        **({"fit": trained.provenance["Fit"]} if "Fit" in trained.provenance else {}),
         "balance": f"{trained.params['balance']}; rows of each class in the fit: {_listed(trained.balanced_counts)}",
         "probabilities": trained.calibrator.describe(),
         "decisions": trained.thresholds.describe(),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from classifiers.heads import OWN_TOP
 from classifiers.reports.charts import LINES, Plot, axis, keys, plot_figure
 from classifiers.reports.tables import named, number, table
 
@@ -74,7 +75,9 @@ def _per_class(trained: TrainedHead) -> str:
         rows.append(tuple(cells))
     balance = str(trained.params.get("balance", "none"))
     told = (
-        "Train was not balanced."
+        "This head came with its backbone and was not fitted on these rows."
+        if trained.head_name == OWN_TOP
+        else "Train was not balanced."
         if balance == "none"
         else f"Balance is {balance}: of train only, and never of the rows that figures are measured on. Weights leave "
         "the counts as they are."

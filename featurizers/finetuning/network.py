@@ -151,6 +151,12 @@ class FineTunedNetwork(nn.Module):
         return self.eye.get_submodule("backbone")
 
 
+def top_layers(state: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The layers of a `top_state`, from the features on: weight (out, in) and bias (out,); a ReLU lies between two."""
+    places = sorted(int(name.split(".")[0]) for name in state if name.endswith(".weight"))
+    return [(state[f"{place}.weight"], state[f"{place}.bias"]) for place in places]
+
+
 _NORMS: Final = nn.modules.batchnorm._BatchNorm
 
 

@@ -19,12 +19,15 @@ import pytest
 from safetensors.numpy import load_file
 from small_trainings import SMALL, config, left, losses, overrides
 
+from classifiers.calibration import Calibration
 from classifiers.errors import TaskError
 from featurizers.errors import TrainingError, WeightsError
+from featurizers.extractor import Precision
 from pipelines.errors import ConfigError, LakeError
 from pipelines.extract import BackboneConfig, ExtractConfig, extract
 from pipelines.finetune import finetune, plan_training
 from pipelines.lake import Lake
+from pipelines.stored_heads import load_head
 from pipelines.train import TrainConfig, train
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -110,6 +113,23 @@ def test_features_and_heads_come_of_it(lake: Path) -> None:
     metrics = json.loads(next((lake / "heads/binary/logistic").glob("run=*/metrics.json")).read_text())
     groups = {(each["attribute"], each["value"]) for each in metrics["metrics"]["val"]["subgroups"]}
     assert ("acquisition", "held out by border") in groups
+
+
+@pytest.mark.parametrize("dense", ["null", "6"])
+def test_its_own_top_is_a_head_that_answers_as_the_network_did(lake: Path, dense: str) -> None:
+    finetune(config(lake, task="three_class", **{"top.dense": dense, "top.dropout": 0.1}))
+    backbone = BackboneConfig(weights="lake://backbones/tried")
+    extract(ExtractConfig(lake=str(lake), backbone=backbone, precision=Precision.FP32))
+    record = train(TrainConfig(lake=str(lake), task="three_class", head="own_top", calibration=Calibration.NONE))
+    assert "not fitted: the top of lake://backbones/tried/run=" in str(record)
+    head = load_head(Lake.open(str(lake)), "three_class/own_top")
+    end_to_end = json.loads((left(lake) / "metrics.json").read_text())["metrics"]["val"]
+    assert head.metrics["val"].auc.value == pytest.approx(end_to_end["averages"]["macro"]["auc"]["value"], abs=1e-9)
+    assert head.metrics["val"].accuracy.value == pytest.approx(end_to_end["accuracy"]["value"])
+    with pytest.raises(LakeError, match=r"fine-tuned for task three_class .* and task binary asks for"):
+        train(TrainConfig(lake=str(lake), task="binary", head="own_top"))
+    with pytest.raises(ConfigError, match="Leave params"):
+        train(TrainConfig(lake=str(lake), task="three_class", head="own_top", params={"hidden": [3]}))
 
 
 def test_hold_outs_move_images_from_train_to_val_and_say_so(lake: Path) -> None:
