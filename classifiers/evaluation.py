@@ -136,6 +136,8 @@ class Subgroup:
         support: class name → rows of the class.
         auc: macro (two exclusive classes: their one AUC).
         balanced_accuracy, f1: mean recall and macro F1 over classes.
+        recall: class name → share of its rows that are found. A mean can hide that one class is found at the cost of
+            another. Empty in evaluations of versions that did not tell.
     """
 
     attribute: str
@@ -146,6 +148,7 @@ class Subgroup:
     auc: Figure
     balanced_accuracy: Figure
     f1: Figure
+    recall: Mapping[str, Figure]
 
 
 @dataclass(frozen=True)
@@ -240,4 +243,5 @@ def _reliability(values: Mapping[str, Any]) -> Reliability:
 
 def _subgroup(values: Mapping[str, Any]) -> Subgroup:
     figures = {name: Figure(**values[name]) for name in ("auc", "balanced_accuracy", "f1")}
-    return Subgroup(**{**values, **figures})
+    recall = {name: Figure(**each) for name, each in values.get("recall", {}).items()}
+    return Subgroup(**{**values, **figures, "recall": recall})

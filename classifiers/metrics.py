@@ -257,4 +257,5 @@ def _subgroup(attribute: str, value: str, found: _Findings, classes: Sequence[st
         auc=found.figure(MACRO_AUC),
         balanced_accuracy=found.figure(BALANCED_ACCURACY),
         f1=found.figure(MACRO_F1),
+        recall={name: found.figure(Key(CLASS, "recall"), label) for label, name in enumerate(classes)},
     )

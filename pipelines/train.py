@@ -260,7 +260,8 @@ def _metrics_text(split: str, evaluation: Evaluation, baseline: Evaluation) -> s
         )
     lines += [
         f"  {group.value}: AUC {_with_interval(group.auc)}, "
-        f"balanced accuracy {_with_interval(group.balanced_accuracy)}, n {group.n:,} of {group.patients:,} patients"
+        f"balanced accuracy {_with_interval(group.balanced_accuracy)}, n {group.n:,} of {group.patients:,} patients; "
+        f"recall {', '.join(f'{name} {_shown(each)}' for name, each in group.recall.items())}"
         for group in evaluation.subgroups
         if group.attribute == ACQUISITION
     ]

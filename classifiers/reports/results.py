@@ -259,6 +259,7 @@ def subgroups(evaluation: Evaluation, split: str) -> str:
 
 def _by_attribute(evaluation: Evaluation, split: str, attribute: str, groups: list[Subgroup]) -> str:
     auc = "AUC" if _is_binary(evaluation) else "AUC, macro"
+    shows_recall = len(evaluation.per_class) <= _MANY and all(one.recall for one in groups)
     rows = [
         (
             escape(one.value) or "not known",
@@ -266,14 +267,20 @@ def _by_attribute(evaluation: Evaluation, split: str, attribute: str, groups: li
             f"{one.patients:,}",
             _supports(one.support),
             *map(figure, (one.auc, one.balanced_accuracy, one.f1)),
+            *([_recalls(one)] if shows_recall else []),
         )
         for one in groups
     ]
-    columns = (attribute, "images", "patients", "images per class", auc, "balanced accuracy", "F1, macro")
+    columns = [attribute, "images", "patients", "images per class", auc, "balanced accuracy", "F1, macro"]
+    columns += ["recall of each class"] if shows_recall else []
     dots = [Whisker(one.value or "not known", one.auc, evaluation.auc.value) for one in groups]
     return table(f"By {attribute} on {split}", columns, rows) + whiskers(
         f"{auc} by {attribute} on {split}", "all images", dots
     )
+
+
+def _recalls(group: Subgroup) -> str:
+    return "<br>".join(f"{escape(name)} {in_words(recall)}" for name, recall in group.recall.items())
 
 
 def _supports(support: Mapping[str, int]) -> str:

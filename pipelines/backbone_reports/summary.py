@@ -152,6 +152,7 @@ def _side_by_side(alike: Subgroup, apart: Subgroup) -> str:
         ("balanced accuracy", apart.balanced_accuracy, alike.balanced_accuracy),
         ("AUC", apart.auc, alike.auc),
         ("F1, macro", apart.f1, alike.f1),
+        *((f"recall of {escape(name)}", apart.recall[name], alike.recall[name]) for name in alike.recall),
     ):
         known = mine.value is not None and theirs.value is not None
         less = (mine.value or 0.0) - (theirs.value or 0.0) if known else None

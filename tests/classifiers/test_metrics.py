@@ -325,6 +325,7 @@ def test_a_subgroup_is_an_evaluation_of_its_rows():
         assert (group.n, group.patients) == (alone.n, alone.patients)
         assert group.support == {name: one.support for name, one in alone.per_class.items()}
         assert (group.auc, group.balanced_accuracy, group.f1) == (alone.auc, alone.balanced_accuracy, alone.macro_f1)
+        assert group.recall == {name: one.recall for name, one in alone.per_class.items()}
 
 
 def test_reliability_is_told_of_both_probabilities():

@@ -184,6 +184,9 @@ def test_what_films_taken_apart_cost_is_told() -> None:
     text = Page(render_page(draw_card(), draw_epochs(), judged)).text
     assert f"On films held out by series the balanced accuracy is {lost:.3f} lower" in text
     assert f"−{lost:.3f}" in text
+    for name, recall in parts[HELD_OUT].recall.items():
+        assert f"recall of {name} {parts[AS_TRAIN].recall[name].value:.3f}" in text
+        assert f"{recall.value:.3f}" in text
     assert "Held out by series, about 20 % of the images of train: 1,024 images of 310 patients." in text
 
 

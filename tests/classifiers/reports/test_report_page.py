@@ -10,6 +10,7 @@ from small_heads import EXTRACTOR, QUICK
 
 from classifiers.reports.examples import Example
 from classifiers.reports.page import render_report
+from classifiers.reports.tables import in_words
 from classifiers.rows import SplitRows
 from classifiers.tasks import Task
 from classifiers.training import train_head
@@ -166,6 +167,8 @@ def test_subgroups_have_counts_and_warnings():
     text = Page(render_report(head)).text
     for one in head.metrics["test"].subgroups:
         assert f"{one.value or 'not known'} {one.n} {one.patients} normal {one.support['normal']}" in text
+        for name, recall in one.recall.items():
+            assert f"{name} {in_words(recall) if recall.value is not None else 'n/a'}" in text
     assert "⚠ few:" in text
 
 
