@@ -9,6 +9,8 @@ import pytest
 import yaml
 from pydantic import Field
 
+from classifiers.tasks import get_task
+from featurizers.backbones import get_backbone
 from pipelines.audit import AuditConfig
 from pipelines.compare import CompareConfig
 from pipelines.config import Config, HelpRequested, help_text, read_config
@@ -16,6 +18,7 @@ from pipelines.cross_validation_grid import CrossValidationConfig
 from pipelines.errors import ConfigError
 from pipelines.explore import ExploreConfig
 from pipelines.extract import ExtractConfig
+from pipelines.finetune_config import FinetuneConfig
 from pipelines.ingest import IngestConfig
 from pipelines.lung_evaluation import LungEvaluationConfig
 from pipelines.phantoms import PhantomsConfig
@@ -125,6 +128,7 @@ JOBS: dict[str, type[Config]] = {
     "evaluate_lungs": LungEvaluationConfig,
     "explore_dataset": ExploreConfig,
     "extract_features": ExtractConfig,
+    "finetune_backbone": FinetuneConfig,
     "sweep_backbones": SweepConfig,
     "train_head": TrainConfig,
     "compare_heads": CompareConfig,
@@ -144,6 +148,15 @@ def test_the_yaml_of_a_job_holds_every_default_and_no_other(job: str) -> None:
     assert not set(written) & set(required)
     assert model.model_validate(written | required) == model.model_validate(required)
     assert set(written) | set(required) == {field.alias or name for name, field in model.model_fields.items()}
+
+
+@pytest.mark.parametrize("recipe", sorted((CONF / "recipes").glob("*_backbone.yaml")), ids=lambda file: file.stem)
+def test_a_recipe_for_a_backbone_can_be_asked_for(recipe: Path) -> None:
+    config = read_config(FinetuneConfig, ["--config", str(recipe), "lake=x"], purpose="", default_file=recipe)
+    assert config.name == recipe.stem.removesuffix("_backbone")
+    assert config.backbone.name is not None
+    assert get_backbone(config.backbone.name).name == config.backbone.name
+    get_task(config.task)
 
 
 @pytest.mark.parametrize("job", JOBS)
