@@ -18,7 +18,8 @@ def main(lake: Path, seconds: int) -> None:
             rows.append((task, head, test["n"], test["accuracy"], test["balanced_accuracy"], macro["auc"], macro["f1"]))
     write = sys.stdout.write
     write(
-        "Results on the phantoms' test split (a backbone trained for seconds on drawn images: this checks the way, not medicine)\n\n"
+        "Results on the phantoms' test split (a backbone trained for half a minute on drawn images: this checks the "
+        "way, not medicine; own_top is the network end to end)\n\n"
     )
     titles = f"{'accuracy':>9} {'balanced':>9} {'AUC (95 % interval)':>22} {'macro F1':>9}"
     write(f"{'task':12} {'head':10} {'n':>4} {titles}\n")

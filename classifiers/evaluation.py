@@ -15,6 +15,10 @@ CLASS_FIGURES: Final = (
 AVERAGES: Final = ("micro", "macro", "weighted", "samples")
 
 
+#: Of more classes, what every class has of a subgroup is not shown: nobody could take it in.
+MANY_CLASSES: Final = 5
+
+
 @dataclass(frozen=True)
 class Figure:
     """A measured value with its 95 % interval, by bootstrap over patients.

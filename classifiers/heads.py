@@ -52,6 +52,16 @@ def head_names() -> tuple[str, ...]:
     return (*HEADS, *PRESETS)
 
 
+def check_fitted(name: str) -> None:
+    """Refuse a head that is never fitted, where heads are to be fitted again and again.
+
+    Raises:
+        HeadError: naming those that are.
+    """
+    if name == OWN_TOP:
+        raise HeadError(f"{OWN_TOP} comes with its backbone and is not fitted: choose of {', '.join(head_names())}")
+
+
 def make_head(name: str, **params: Any) -> Head:  # noqa: ANN401 - every head has parameters of its own
     """Make an unfitted head.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -49,20 +49,31 @@ class OwnTopHead(Head):
         counts: NDArray[np.int64],
         *,
         multi_label: bool,
-    ) -> OwnTopHead:
+    ) -> Self:
         """Become fitted.
 
         Args:
             layers: coefficients (out, in) and intercepts (out,), from the features on; as wide as `hidden` says.
             counts: (k,) rows per class (positives per label) that fine-tuning had.
             multi_label: as `multi_label_`.
+
+        Raises:
+            HeadError: when they are as wide as something else, or do not follow one another.
         """
+        widths = [layers[0][0].shape[1], *(len(intercept) for _, intercept in layers)]
+        if widths[1:] != [*self.hidden, len(counts)] or [coef.shape for coef, _ in layers] != [
+            (out, features) for features, out in pairwise(widths)
+        ]:
+            raise HeadError(
+                f"layers of the shapes {[coef.shape for coef, _ in layers]} are no top with hidden={list(self.hidden)} "
+                f"and {len(counts)} classes: give those that were fine-tuned, and their widths"
+            )
         self.coefs_, self.intercepts_ = [coef for coef, _ in layers], [intercept for _, intercept in layers]
         self.balanced_counts_, self.learning_curves_ = counts, {}
         return self.restore(
             self.weights_to_files(),
             n_features=self.coefs_[0].shape[1],
-            n_classes=len(self.intercepts_[-1]),
+            n_classes=len(counts),
             multi_label=multi_label,
         )
 
@@ -73,14 +84,16 @@ class OwnTopHead(Head):
 
     def _fit(self, train: Labelled, val: Labelled | None) -> None:
         raise HeadError(
-            "own_top is the top that a backbone was fine-tuned with, and is not fitted: jobs/train_head.py takes it "
-            "from the backbone of the features; choose another head to fit one"
+            "own_top is the top that a backbone was fine-tuned with, and is not fitted: give it its layers (take), or "
+            "choose another head to fit one"
         )
 
     def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         hidden = as_tensor(X)
         layers = [
-            (torch.tensor(coef), torch.tensor(each)) for coef, each in zip(self.coefs_, self.intercepts_, strict=True)
+            # Copies into memory aligned the same way each time: the same bits for the same rows.
+            (torch.tensor(coef), torch.tensor(each))
+            for coef, each in zip(self.coefs_, self.intercepts_, strict=True)
         ]
         with torch.no_grad():
             for coef, intercept in layers[:-1]:

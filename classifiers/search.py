@@ -19,7 +19,7 @@ from sklearn.model_selection import HalvingRandomSearchCV, ParameterGrid
 from classifiers.errors import HeadError
 from classifiers.estimator import Head
 from classifiers.folds import each_fold, owners, patient_folds
-from classifiers.heads import make_head
+from classifiers.heads import check_fitted, make_head
 from classifiers.metrics import evaluate
 from classifiers.rows import SplitRows
 from classifiers.search_result import SearchMetric, SearchResult, trials_of
@@ -73,6 +73,7 @@ def search_params(
         HeadError: before any fit, telling every mistake in the space, or what the folds lack; when a scheduler can't
             be reached; when no setting can be fitted.
     """
+    check_fitted(head)
     fixed = dict(params or {})
     unfitted = make_head(head, **fixed)
     if twice := sorted(set(fixed) & set(space)):

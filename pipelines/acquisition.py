@@ -25,7 +25,7 @@ from pipelines.answers import patient_numbers, text_codes
 from pipelines.config import Config
 from pipelines.errors import LakeError
 from pipelines.film_measures import FilmMeasure, Measures, measure_films
-from pipelines.lake import EXTRACTOR_CARD, Lake
+from pipelines.lake import Lake
 from pipelines.pseudonyms import URI_KEY_LENGTH
 from pipelines.splits import Split
 
@@ -204,9 +204,7 @@ class BackbonesHoldOut:
     @classmethod
     def of_extractor(cls, lake: Lake, extractor: str) -> Self:
         """Of the backbone behind an extractor's features."""
-        folder = lake.features(extractor).folder
-        card = folder.read_json(EXTRACTOR_CARD) if EXTRACTOR_CARD in folder.names() else {}
-        return cls.of_card(card)
+        return cls.of_card(lake.extractor_card(extractor))
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> Self:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from classifiers.baseline import evaluate_majority, majority_shares
 from classifiers.calibration import Calibration
 from classifiers.errors import HeadError
+from classifiers.heads import OWN_TOP
 from classifiers.metrics import evaluate
 from classifiers.paired import Answers, held_against
 from classifiers.reports.comparison import ComparedHead, Comparison
@@ -154,7 +155,7 @@ def _held_side_by_side(
                 task=head.task.name,
                 settings={
                     "kind": head.head_name,
-                    "balance": str(head.params["balance"]),
+                    "balance": "as fine-tuned" if head.head_name == OWN_TOP else str(head.params["balance"]),
                     "calibration": head.calibrator.method.value,
                     "threshold": head.thresholds.rule.value,
                 },

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from classifiers.balance import Balance
 from classifiers.calibration import Calibration
-from classifiers.heads import head_names, make_head
+from classifiers.heads import check_fitted, head_names, make_head
 from classifiers.tasks import Task
 from classifiers.thresholds import ThresholdRule
 from classifiers.training import RESAMPLES
@@ -95,6 +95,7 @@ def read_grid(task: Task, config: CrossValidationConfig) -> list[Setting]:
     """
     # A misspelt head or parameter is told before anything is read.
     for head in config.heads:
+        check_fitted(head)
         make_head(head, **config.params.get(head, {}))
     return [
         Setting(task, head, balance, config.params.get(head, {}))

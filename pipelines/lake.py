@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from pipelines.errors import LakeError
 from pipelines.folders import Folder, new_run_id, run_age
@@ -109,12 +111,16 @@ class Lake:
         """The features of one extractor."""
         return Table(self.folder / "features" / f"extractor={extractor}", FEATURES)
 
+    def extractor_card(self, extractor: str) -> Mapping[str, Any]:
+        """What an extraction told of its extractor; nothing where it told nothing."""
+        folder = self.features(extractor).folder
+        return folder.read_json(EXTRACTOR_CARD) if EXTRACTOR_CARD in folder.names() else {}
+
     def describe_extractor(self, extractor: str) -> str:
         """What is known of an extractor, in one line for a report: backbone, precision, weights, fingerprint."""
-        folder = self.features(extractor).folder
-        if EXTRACTOR_CARD not in folder.names():
+        card = self.extractor_card(extractor)
+        if not card:
             return f"extractor {extractor}"
-        card = folder.read_json(EXTRACTOR_CARD)
         return f"{card['backbone']} {card['precision']}, weights {card['weights']}, extractor {extractor}"
 
     def choose_extractor(self, wanted: str | None) -> str:

@@ -16,7 +16,7 @@ from classifiers.tasks import Task
 from featurizers.finetuning.network import top_layers
 from pipelines.errors import LakeError
 from pipelines.finetuned import TOP_FILE, BackboneCard
-from pipelines.lake import EXTRACTOR_CARD, Lake
+from pipelines.lake import Lake
 from pipelines.stored_backbones import BACKBONE_CARD, LAKE_PREFIX, backbone_run
 
 
@@ -39,10 +39,10 @@ class OwnTop:
         """Of the backbone behind an extractor's features.
 
         Raises:
-            LakeError: if that backbone is none of this lake's, or learned to answer something else.
+            LakeError: if that backbone is none of this lake's, was used otherwise than it was fine-tuned, or learned
+                to answer something else.
         """
-        folder = lake.features(extractor).folder
-        told = folder.read_json(EXTRACTOR_CARD) if EXTRACTOR_CARD in folder.names() else {}
+        told = lake.extractor_card(extractor)
         source = str(told.get("weights", "unknown"))
         if not source.startswith(LAKE_PREFIX):
             raise LakeError(
@@ -53,12 +53,20 @@ class OwnTop:
         run = backbone_run(lake, source)
         assert run is not None, "the source begins as those of a lake do"
         card = BackboneCard.from_dict(run.read_json(BACKBONE_CARD))
-        if (card.classes, card.multi_label) != (task.classes, task.multi_label):
+        if told["backbone"] != card.backbone:
+            raise LakeError(
+                f"these features are of '{source}' used as {told['backbone']}, and it was fine-tuned as "
+                f"{card.backbone}: its top knows no features of another size, normalisation or pooling. Extract them "
+                "without backbone.name, or choose another head."
+            )
+        if (card.task, card.classes, card.multi_label) != (task.name, task.classes, task.multi_label):
             raise LakeError(
                 f"'{source}' was fine-tuned for task {card.task} ({', '.join(card.classes)}), and task {task.name} "
                 f"asks for {', '.join(task.classes)}. Ask for task={card.task}, or choose another head: one that is "
                 "fitted can answer anything on these features."
             )
+        if TOP_FILE not in run.names():
+            raise LakeError(f"'{run.uri}' holds no {TOP_FILE}, which every run of a backbone does. Restore it.")
         layers = top_layers(safetensors.torch.load(run.read(TOP_FILE)))
         return cls(source, card, [(weight.numpy(), bias.numpy()) for weight, bias in layers])
 

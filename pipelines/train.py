@@ -11,7 +11,7 @@ from pydantic import Field
 from classifiers.boosting import XGBoostHead
 from classifiers.calibration import Calibration
 from classifiers.estimator import Head
-from classifiers.evaluation import Evaluation, Figure
+from classifiers.evaluation import MANY_CLASSES, Evaluation, Figure, Subgroup
 from classifiers.heads import OWN_TOP, head_names, make_head
 from classifiers.reports.examples import Example, worst_errors
 from classifiers.tasks import get_task
@@ -112,10 +112,10 @@ def train(config: TrainConfig) -> JobRecord:
     backbones = BackbonesHoldOut.of_extractor(lake, extractor)
     record = JobRecord("train_head", config)
     memory = None if config.memory_gb is None else int(config.memory_gb * 2**30)
-    is_here = config.engine is Engine.MEMORY
+    reads_train = config.engine is Engine.MEMORY and own_top is None
     with record.time("read"):
         rows = find_rows(lake, extractor, task, config.hold_out.settings(backbones.settings))
-        labelled = rows.read(tuple(Split) if is_here or config.search.space else HELD_OUT, memory=memory)
+        labelled = rows.read(tuple(Split) if reads_train or config.search.space else HELD_OUT, memory=memory)
     seen = backbones.warning(labelled.held_out)
     with labelled:
         check_rules(config.calibration, config.threshold, has_val=labelled.val is not None)
@@ -211,8 +211,7 @@ def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: F
         "unanswered": sum(labelled.unanswered.values()),
         "features": trained.provenance["Features"],
         **{name.lower(): trained.provenance[name] for name in ("Held out", "Caution") if name in trained.provenance},
-        **({"fit": trained.provenance["Fit"]} if "Fit" in trained.provenance else {}),
-        "balance": f"{trained.params['balance']}; rows of each class in the fit: {_listed(trained.balanced_counts)}",
+        **_fit_in_words(trained),
         "probabilities": trained.calibrator.describe(),
         "decisions": trained.thresholds.describe(),
         "time": ", ".join(f"{name} {clock(seconds)}" for name, seconds in record.timings.items() if seconds >= 0.5),
@@ -240,6 +239,13 @@ def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: F
     return "\n".join(lines)
 
 
+def _fit_in_words(trained: TrainedHead) -> dict[str, str]:
+    if trained.head_name == OWN_TOP:
+        return {"fit": trained.provenance["Fit"]}
+    balance, counts = trained.params["balance"], _listed(trained.balanced_counts)
+    return {"balance": f"{balance}; rows of each class in the fit: {counts}"}
+
+
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
@@ -260,8 +266,8 @@ def _metrics_text(split: str, evaluation: Evaluation, baseline: Evaluation) -> s
         )
     lines += [
         f"  {group.value}: AUC {_with_interval(group.auc)}, "
-        f"balanced accuracy {_with_interval(group.balanced_accuracy)}, n {group.n:,} of {group.patients:,} patients; "
-        f"recall {', '.join(f'{name} {_shown(each)}' for name, each in group.recall.items())}"
+        f"balanced accuracy {_with_interval(group.balanced_accuracy)}, n {group.n:,} of {group.patients:,} patients"
+        f"{_recalls(group)}"
         for group in evaluation.subgroups
         if group.attribute == ACQUISITION
     ]
@@ -275,6 +281,12 @@ def _metrics_text(split: str, evaluation: Evaluation, baseline: Evaluation) -> s
             f"  {_with_interval(each.auc):>20}  {each.support:>7,}{decided}"
         )
     return "\n".join(lines)
+
+
+def _recalls(group: Subgroup) -> str:
+    if len(group.recall) > MANY_CLASSES:
+        return ""
+    return "; recall " + ", ".join(f"{name} {_with_interval(each)}" for name, each in group.recall.items())
 
 
 def _with_interval(figure: Figure) -> str:

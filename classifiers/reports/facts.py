@@ -61,8 +61,9 @@ def training_data(trained: TrainedHead) -> str:
 def _per_class(trained: TrainedHead) -> str:
     splits = list(trained.class_counts)
     columns = ["class"]
+    fitted = "fine-tuned" if trained.head_name == OWN_TOP else "fitted"
     for split in splits:
-        columns += [split, f"{split}, as fitted"] if split == "train" else [split]
+        columns += [split, f"{split}, as {fitted}"] if split == "train" else [split]
     rows = []
     for name in trained.task.classes:
         cells = [named(name)]
@@ -75,7 +76,7 @@ def _per_class(trained: TrainedHead) -> str:
         rows.append(tuple(cells))
     balance = str(trained.params.get("balance", "none"))
     told = (
-        "This head came with its backbone and was not fitted on these rows."
+        "This head was not fitted by itself: it was fine-tuned along with its backbone, on the images of train."
         if trained.head_name == OWN_TOP
         else "Train was not balanced."
         if balance == "none"
@@ -134,6 +135,8 @@ def thresholds(trained: TrainedHead) -> str:
 
 def learning_curves(trained: TrainedHead) -> str:
     """Losses, step by step; those of train and val in one plot where their names say that they belong together."""
+    if trained.head_name == OWN_TOP:
+        return "<p>It learned along with its backbone, whose report has the curves.</p>\n"
     if not trained.learning_curves:
         return "<p>This kind of head is fitted in one piece: there are no steps to draw.</p>\n"
     plots: dict[str, dict[str, tuple[float, ...]]] = {}

@@ -7,7 +7,7 @@ from html import escape
 from itertools import groupby
 from typing import Final
 
-from classifiers.evaluation import Average, ClassEvaluation, Evaluation, Figure, Reliability, Subgroup
+from classifiers.evaluation import MANY_CLASSES, Average, ClassEvaluation, Evaluation, Figure, Reliability, Subgroup
 from classifiers.reports.charts import Plot, Whisker, keys, plot_figure, unit_axis, whiskers
 from classifiers.reports.tables import NOT_DEFINED, figure, in_words, matrix, named, number, shaded, table
 
@@ -23,7 +23,6 @@ _FIGURES: Final = {
     "AUC": "auc",
     "AP": "average_precision",
 }
-_MANY: Final = 5
 
 
 def few(support: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -259,7 +258,7 @@ def subgroups(evaluation: Evaluation, split: str) -> str:
 
 def _by_attribute(evaluation: Evaluation, split: str, attribute: str, groups: list[Subgroup]) -> str:
     auc = "AUC" if _is_binary(evaluation) else "AUC, macro"
-    shows_recall = len(evaluation.per_class) <= _MANY and all(one.recall for one in groups)
+    shows_recall = len(evaluation.per_class) <= MANY_CLASSES and all(one.recall for one in groups)
     rows = [
         (
             escape(one.value) or "not known",
@@ -285,7 +284,7 @@ def _recalls(group: Subgroup) -> str:
 
 def _supports(support: Mapping[str, int]) -> str:
     scarce = few(support)
-    if len(support) > _MANY:
+    if len(support) > MANY_CLASSES:
         told = f"{min(support.values()):,} to {max(support.values()):,}"
         warning = f"{len(scarce)} of {len(support)} classes few"
     else:

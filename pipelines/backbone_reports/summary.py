@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from classifiers.evaluation import Evaluation, Figure, Subgroup
+from classifiers.evaluation import MANY_CLASSES, Evaluation, Figure, Subgroup
 from classifiers.reports import headline
 from classifiers.reports.facts import definitions
 from classifiers.reports.tables import difference, figure, table
@@ -152,7 +152,7 @@ def _side_by_side(alike: Subgroup, apart: Subgroup) -> str:
         ("balanced accuracy", apart.balanced_accuracy, alike.balanced_accuracy),
         ("AUC", apart.auc, alike.auc),
         ("F1, macro", apart.f1, alike.f1),
-        *((f"recall of {escape(name)}", apart.recall[name], alike.recall[name]) for name in alike.recall),
+        *((f"recall of {escape(name)}", apart.recall[name], alike.recall[name]) for name in _few(alike.recall)),
     ):
         known = mine.value is not None and theirs.value is not None
         less = (mine.value or 0.0) - (theirs.value or 0.0) if known else None
@@ -160,6 +160,10 @@ def _side_by_side(alike: Subgroup, apart: Subgroup) -> str:
     caption = f"Val apart: films taken as train's, and films {apart.value}"
     columns = ("figure", alike.value, apart.value, "difference")
     return table(caption, columns, rows) + _absent(alike, apart)
+
+
+def _few(names: Collection[str]) -> Collection[str]:
+    return names if len(names) <= MANY_CLASSES else ()
 
 
 def _absent(alike: Subgroup, apart: Subgroup) -> str:

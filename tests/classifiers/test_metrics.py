@@ -326,6 +326,11 @@ def test_a_subgroup_is_an_evaluation_of_its_rows():
         assert group.support == {name: one.support for name, one in alone.per_class.items()}
         assert (group.auc, group.balanced_accuracy, group.f1) == (alone.auc, alone.balanced_accuracy, alone.macro_f1)
         assert group.recall == {name: one.recall for name, one in alone.per_class.items()}
+    told = found.as_dict()
+    assert Evaluation.from_dict(told) == found
+    for group in told["subgroups"]:
+        del group["recall"]  # as versions before wrote it
+    assert all(not group.recall for group in Evaluation.from_dict(told).subgroups)
 
 
 def test_reliability_is_told_of_both_probabilities():

@@ -11,6 +11,8 @@ from torch import nn
 from classifiers.errors import HeadError
 from classifiers.heads import OWN_TOP, make_head
 from classifiers.own_top import OwnTopHead
+from classifiers.search import search_params
+from classifiers.tasks import get_task
 
 
 def taken(network: nn.Sequential, hidden: tuple[int, ...], *, multi_label: bool) -> OwnTopHead:
@@ -40,10 +42,13 @@ def test_it_answers_as_the_network_does_and_comes_back_from_its_files(hidden: tu
 
 def test_it_is_not_fitted():
     rows = draw("three", 40)
-    with pytest.raises(HeadError, match=r"not fitted: jobs/train_head\.py takes it from the backbone"):
+    with pytest.raises(HeadError, match="is not fitted: give it its layers"):
         make_head(OWN_TOP).fit(rows.features, rows.targets)
+    with pytest.raises(HeadError, match="own_top comes with its backbone and is not fitted: choose of majority, log"):
+        search_params(OWN_TOP, get_task("three_class"), rows, {"balance": ["none"]})
 
 
 def test_layers_that_are_not_as_wide_as_is_said_are_refused():
-    with pytest.raises(HeadError, match="belong to different heads"):
-        taken(nn.Sequential(nn.Linear(DIM, 5), nn.ReLU(), nn.Linear(5, 3)), (4,), multi_label=False)
+    wrong = nn.Sequential(nn.Linear(DIM, 5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(HeadError, match=r"\(5, 32\), \(3, 5\)\] are no top with hidden=\[4\] and 3 classes"):
+        taken(wrong, (4,), multi_label=False)

@@ -150,7 +150,7 @@ def test_the_yaml_of_a_job_holds_every_default_and_no_other(job: str) -> None:
     assert set(written) | set(required) == {field.alias or name for name, field in model.model_fields.items()}
 
 
-@pytest.mark.parametrize("recipe", sorted((CONF / "recipes").glob("*_backbone.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("recipe", [CONF / "recipes" / "kermany_backbone.yaml"], ids=lambda file: file.stem)
 def test_a_recipe_for_a_backbone_can_be_asked_for(recipe: Path) -> None:
     config = read_config(FinetuneConfig, ["--config", str(recipe), "lake=x"], purpose="", default_file=recipe)
     assert config.name == recipe.stem.removesuffix("_backbone")

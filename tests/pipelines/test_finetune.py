@@ -124,12 +124,27 @@ def test_its_own_top_is_a_head_that_answers_as_the_network_did(lake: Path, dense
     assert "not fitted: the top of lake://backbones/tried/run=" in str(record)
     head = load_head(Lake.open(str(lake)), "three_class/own_top")
     end_to_end = json.loads((left(lake) / "metrics.json").read_text())["metrics"]["val"]
-    assert head.metrics["val"].auc.value == pytest.approx(end_to_end["averages"]["macro"]["auc"]["value"], abs=1e-9)
-    assert head.metrics["val"].accuracy.value == pytest.approx(end_to_end["accuracy"]["value"])
+    # Brier scores are of the probabilities themselves.
+    for name, each in head.metrics["val"].per_class.items():
+        assert each.brier.value == pytest.approx(end_to_end["per_class"][name]["brier"]["value"], abs=1e-4)
+    (report,) = lake.glob("heads/three_class/own_top/run=*/report.html")
+    assert "it was fine-tuned along with its backbone, on the images of train" in report.read_text()
     with pytest.raises(LakeError, match=r"fine-tuned for task three_class .* and task binary asks for"):
         train(TrainConfig(lake=str(lake), task="binary", head="own_top"))
     with pytest.raises(ConfigError, match="Leave params"):
         train(TrainConfig(lake=str(lake), task="three_class", head="own_top", params={"hidden": [3]}))
+
+
+def test_a_top_on_features_that_it_does_not_know_is_refused(lake: Path) -> None:
+    finetune(config(lake, task="three_class"))
+    for backbone in ({"weights": "lake://backbones/tried", "name": f"{SMALL},pool=max"}, {"weights": "random"}):
+        extract(ExtractConfig(lake=str(lake), backbone=BackboneConfig(**{"name": SMALL} | backbone)))
+    there = Lake.open(str(lake))
+    weights = {each: there.extractor_card(each)["weights"] for each in there.extractors()}
+    for extractor, told in weights.items():
+        message = "these features are of weights 'random" if told.startswith("random") else "used as .*pool=max"
+        with pytest.raises(LakeError, match=message):
+            train(TrainConfig(lake=str(lake), task="three_class", head="own_top", extractor=extractor))
 
 
 def test_hold_outs_move_images_from_train_to_val_and_say_so(lake: Path) -> None:
