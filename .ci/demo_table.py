@@ -28,7 +28,9 @@ def main(lake: Path, seconds: int) -> None:
         auc = figures[2]
         interval = "" if auc["low"] is None else f" ({auc['low']:.2f} to {auc['high']:.2f})"
         write(f"{task:12} {head:10} {n:4} {accuracy:>9} {balanced:>9} {shown(auc['value']) + interval:>22} {f1:>9}\n")
+    (page,) = lake.glob("backbones/demo/run=*/report.html")
     write(f"\nlake         {lake}\na report     {files[-1].with_name('report.html')}\n")
+    write(f"stage one    {page}\n")
     write(f"predictions  {lake}/predictions\n")
     write(f"time         {seconds // 60}:{seconds % 60:02}\n")
 

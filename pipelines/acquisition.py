@@ -236,7 +236,8 @@ class BackbonesHoldOut:
         return None if self.caution is None else f"{_EARLIER}{self.caution.removeprefix(_EARLIER)}"
 
     def _own_warning(self, held_out: HeldOut) -> str | None:
-        if self.settings is None:
+        if self.settings is None or held_out.settings.by is HoldOutBy.NONE:
+            # Whoever holds nobody out has the lake's own val, from which nothing is ever learned.
             return None
         if held_out.settings != self.settings:
             told = (

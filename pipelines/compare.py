@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from classifiers.rows import SplitRows
 from classifiers.trained import Scores, TrainedHead
 from classifiers.training import RESAMPLES
 from pipelines import __version__
+from pipelines.acquisition import NOBODY, HoldOutSettings, hold_out
 from pipelines.comparison_files import PAGE, TABLE, keep_comparison, table_lines
 from pipelines.config import LakeConfig, as_list
 from pipelines.errors import LakeError
@@ -26,7 +28,7 @@ from pipelines.labelled import read_labelled
 from pipelines.lake import Lake
 from pipelines.progress import clock
 from pipelines.splits import Split
-from pipelines.stored_heads import load_head
+from pipelines.stored_heads import hold_out_of, load_head
 
 
 def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -69,8 +71,9 @@ def compare_heads(config: CompareConfig) -> JobRecord:
     for heads in groups.values():
         _check_alike(heads)
     compared: list[ComparedHead] = []
+    apart: dict[str, str] = {}
     for heads in groups.values():
-        compared += _compare(lake, heads, config, record)
+        compared += _compare(lake, heads, config, record, apart)
     first = [next(iter(heads)) for heads in groups.values()]
     comparison = Comparison(
         title="Heads side by side",
@@ -82,6 +85,7 @@ def compare_heads(config: CompareConfig) -> JobRecord:
             "Features": "; ".join(
                 dict.fromkeys(lake.describe_extractor(h.extractor) for g in groups.values() for h in g.values())
             ),
+            **({"Held out": "; ".join(dict.fromkeys(apart.values()))} if apart else {}),
             "Compared": f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
         },
     )
@@ -91,6 +95,7 @@ def compare_heads(config: CompareConfig) -> JobRecord:
     rows = {
         "heads": len(config.heads),
         "split": config.split,
+        **({"held out": "; ".join(dict.fromkeys(apart.values()))} if apart else {}),
         "time": ", ".join(f"{name} {clock(seconds)}" for name, seconds in record.timings.items()),
     }
     record.summary = "\n".join(
@@ -121,10 +126,16 @@ def _check_alike(heads: dict[str, TrainedHead]) -> None:
             )
 
 
-def _compare(lake: Lake, heads: dict[str, TrainedHead], config: CompareConfig, record: JobRecord) -> list[ComparedHead]:
+def _compare(
+    lake: Lake, heads: dict[str, TrainedHead], config: CompareConfig, record: JobRecord, apart: dict[str, str]
+) -> list[ComparedHead]:
+    """The heads of one task; notes in `apart`, by task, whom they held out."""
     first = next(iter(heads.values()))
     with record.time("read"):
-        labelled = read_labelled(lake, first.extractor, first.task)
+        settings, told = _shared_hold_out(lake, list(heads)) if config.split == "val" else (NOBODY, "")
+        labelled = read_labelled(lake, first.extractor, first.task, hold_out=settings)
+        if told := told or labelled.held_out.describe():
+            apart[first.task.name] = told
     with labelled:
         rows = labelled.splits.get(Split(config.split))
         if rows is None:
@@ -137,6 +148,21 @@ def _compare(lake: Lake, heads: dict[str, TrainedHead], config: CompareConfig, r
             scores = {name: head.score(rows.features) for name, head in heads.items()}
         with record.time("evaluate"):
             return _held_side_by_side(heads, scores, rows, config.resamples)
+
+
+def _shared_hold_out(lake: Lake, references: Sequence[str]) -> tuple[HoldOutSettings, str]:
+    """Whom all heads held out, and why it is nobody where some did: no head may be judged on what it learned from."""
+    held_out = [hold_out_of(lake, reference) for reference in references]
+    first = held_out[0]
+    if all(each.settings in (None, NOBODY) for each in held_out):
+        return NOBODY, ""
+    is_shared = all((each.settings, each.sha256) == (first.settings, first.sha256) for each in held_out)
+    if is_shared and first.settings and hold_out(lake, first.settings).sha256 == first.sha256:
+        return first.settings, ""
+    return NOBODY, (
+        "some of these heads held films out that others learned from, or the lake has changed since: they are compared "
+        "on the lake's own val alone"
+    )
 
 
 def _held_side_by_side(

@@ -68,6 +68,12 @@ class CropData:
         """How many batches an epoch has."""
         return self._config.updates_per_epoch or self._updates_of(epoch)
 
+    def images(self, epoch: int) -> int:
+        """How many images an epoch shows, over all processes; a little less where crops are damaged."""
+        if self._config.updates_per_epoch is not None:
+            return self.batch_size * self._config.updates_per_epoch
+        return len(self._chosen(epoch))
+
     def training(self, epoch: int, skip: int) -> Iterator[Batch]:
         """This process's part of the epoch's batches, without the first `skip`."""
         if self._config.updates_per_epoch is None:

@@ -88,7 +88,7 @@ class _Run:
                 self._trainer.answers(self._data.judged(_JUDGED))
                 self._data.damaged_everywhere()
             return
-        total = self._data.batch_size * sum(map(self._data.updates, range(self._epochs)))
+        total = sum(map(self._data.images, range(self._epochs)))
         with Progress("fine-tune", total, lambda: self._images, note=self._note) as progress:
             if done := self._trainer.history:
                 progress.say(f"goes on after epoch {done[-1].epoch} of at most {self._trainer.epochs}")

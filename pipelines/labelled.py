@@ -14,7 +14,7 @@ import pyarrow as pa
 from classifiers.rows import SplitRows
 from classifiers.tasks import Task, get_task
 from pipelines import acquisition
-from pipelines.acquisition import ACQUISITION, HeldOut, HoldOutSettings
+from pipelines.acquisition import ACQUISITION, BackbonesHoldOut, HeldOut, HoldOutSettings
 from pipelines.answers import ANSWER_COLUMNS, Answers, few_texts
 from pipelines.errors import LakeError
 from pipelines.lake import Lake
@@ -106,14 +106,17 @@ def open_rows(
         lake: path or URI of the lake.
         task: the task's name, or the path of its YAML file.
         extractor: fingerprint (or its start) of the features; None: the only ones in the lake.
-        hold_out: as of `find_rows`.
+        hold_out: as of `find_rows`; None: whom the backbone's fine-tuning held out, if it did, as jobs/train_head.py
+            does. `NOBODY` for the lake's own val.
 
     Raises:
         LakeError, TaskError: as `read_labelled`, and if there is no such lake, task or extractor.
     """
     question = get_task(task)
     there = Lake.open(lake)
-    return read_labelled(there, there.choose_extractor(extractor), question, hold_out=hold_out)
+    chosen = there.choose_extractor(extractor)
+    settings = hold_out or BackbonesHoldOut.of_extractor(there, chosen).settings
+    return read_labelled(there, chosen, question, hold_out=settings)
 
 
 def read_labelled(

@@ -118,10 +118,12 @@ class Lake:
 
     def describe_extractor(self, extractor: str) -> str:
         """What is known of an extractor, in one line for a report: backbone, precision, weights, fingerprint."""
+        told = self._told_of(extractor)
+        return f"{told}, extractor {extractor}" if self.extractor_card(extractor) else f"extractor {extractor}"
+
+    def _told_of(self, extractor: str) -> str:
         card = self.extractor_card(extractor)
-        if not card:
-            return f"extractor {extractor}"
-        return f"{card['backbone']} {card['precision']}, weights {card['weights']}, extractor {extractor}"
+        return f"{card['backbone']} {card['precision']}, weights {card['weights']}" if card else "nothing told"
 
     def choose_extractor(self, wanted: str | None) -> str:
         """The fingerprint meant by `wanted` (a prefix will do); the only one there is when None.
@@ -135,7 +137,7 @@ class Lake:
         matching = [fingerprint for fingerprint in there if fingerprint.startswith(wanted or "")]
         if len(matching) == 1:
             return matching[0]
-        names = ", ".join(fingerprint[:12] for fingerprint in there)
+        names = "; ".join(f"{each[:12]} ({self._told_of(each)})" for each in there)
         if not matching:
             raise LakeError(f"no features of extractor '{wanted}' in '{self.folder.uri}'. It holds: {names}.")
         raise LakeError(f"'{self.folder.uri}' holds features of several extractors: {names}. Choose one: extractor=….")

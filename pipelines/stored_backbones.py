@@ -69,7 +69,7 @@ def open_backbone(lake: Lake, name: str | None, weights: str, seed: int = 0) -> 
         seed: of random weights.
 
     Raises:
-        LakeError: if the lake has no such backbone.
+        LakeError: if the lake has no such backbone, or there is no such file.
         WeightsError: if the weights can't be had, or are not of this architecture.
     """
     if weights in _NO_FILES:
@@ -77,6 +77,12 @@ def open_backbone(lake: Lake, name: str | None, weights: str, seed: int = 0) -> 
         return OpenedBackbone(spec, load_weights(spec, weights, seed))
     run = backbone_run(lake, weights)
     file = Path(weights) if run is None else _local_copy(run)
+    if not file.exists():
+        there = ", ".join(f"{LAKE_PREFIX}{each}" for each in lake.backbone_names()) or "none yet"
+        raise LakeError(
+            f"there are no weights '{weights}'. backbone.weights is imagenet, random, the path of a state dict, or a "
+            f"backbone fine-tuned in this lake: {there}."
+        )
     spec = get_backbone(name or stated_backbone(file) or DEFAULT_BACKBONE)
     loaded = load_weights(spec, str(file), seed)
     if run is None:

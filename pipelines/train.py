@@ -99,13 +99,13 @@ def train(config: TrainConfig) -> JobRecord:
     """
     task = get_task(config.task)
     # What is misspelt or can't be had is told before anything is read.
+    if config.head == OWN_TOP and (config.params or config.search.space):
+        raise ConfigError(f"head={OWN_TOP} comes as it was fine-tuned. Leave params and search.space out.")
     head = make_head(config.head, **config.params)
     head.check_params()
     check_engine(config.engine, head, config.scheduler, config.master)
     if config.threshold is not None:
         check_threshold(config.threshold, config.threshold_value, task)
-    if config.head == OWN_TOP and (config.params or config.search.space):
-        raise ConfigError(f"head={OWN_TOP} comes as it was fine-tuned. Leave params and search.space out.")
     lake = Lake.open(config.lake)
     extractor = lake.choose_extractor(config.extractor)
     own_top = OwnTop.of_extractor(lake, extractor, task) if config.head == OWN_TOP else None
@@ -214,7 +214,8 @@ def _summary(record: JobRecord, trained: TrainedHead, labelled: Labelled, run: F
         **_fit_in_words(trained),
         "probabilities": trained.calibrator.describe(),
         "decisions": trained.thresholds.describe(),
-        "time": ", ".join(f"{name} {clock(seconds)}" for name, seconds in record.timings.items() if seconds >= 0.5),
+        "time": ", ".join(f"{name} {clock(seconds)}" for name, seconds in record.timings.items() if seconds >= 0.5)
+        or "less than a second",
     }
     if trained.head.stops_early and "val" not in trained.class_counts:
         rows["stopped early"] = "on a tenth of the patients of train, for want of a val split"

@@ -20,6 +20,7 @@ from pipelines.job import JobRecord
 from pipelines.labelled import read_labelled
 from pipelines.lake import Lake
 from pipelines.stored_heads import load_head, save_head
+from pipelines.train import TrainConfig, train
 
 
 @pytest.fixture
@@ -92,6 +93,26 @@ def test_figures_are_those_that_the_heads_had_when_they_were_trained(lake: Lake)
         assert difference["value"] == pytest.approx(second - first)
         assert difference["low"] <= difference["value"] <= difference["high"]
         assert float(rows[-1]["difference_macro_auc"]) == pytest.approx(second - first)
+
+
+def test_on_val_heads_are_judged_by_what_all_of_them_held_out(lake: Lake) -> None:
+    folder = lake.folder.path
+    for name, by in (("one", "series"), ("other", "series"), ("none", "none")):
+        asked = {"lake": folder, "task": "binary", "head": "logistic", "name": name, "resamples": 0}
+        train(TrainConfig.model_validate(asked | {"hold_out": {"by": by}}))
+    alike = load_head(lake, "binary/one").metrics["val"]
+    summary = str(compare_heads(config(lake, "binary/one", "binary/other", split="val")))
+    page, _, figures = files(lake)
+    assert {row["evaluation"]["n"] for row in figures["rows"]} == {alike.n}
+    assert alike.n > 36
+    assert figures["rows"][0]["evaluation"]["accuracy"]["value"] == alike.accuracy.value
+    assert "held out  by series" in summary
+    assert "by series (the lowest file numbers" in page.text
+    summary = str(compare_heads(config(lake, "binary/one", "binary/none", split="val")))
+    page, _, figures = files(lake)
+    assert {row["evaluation"]["n"] for row in figures["rows"]} == {36}
+    assert "compared on the lake's own val alone" in summary
+    assert "compared on the lake's own val alone" in page.text
 
 
 def test_two_runs_of_a_head_can_be_compared(lake: Lake) -> None:

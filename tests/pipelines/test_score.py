@@ -385,7 +385,7 @@ def test_what_can_not_be_rebuilt_is_told_before_any_work(
         score(config(lake, "binary/mlp", "binary/bf16", **images))
     with pytest.raises(SourceError, match="no archive"):
         score(config(lake, "binary/mlp", **images | {"archive": str(tmp_path / "nowhere")}))
-    with pytest.raises(FeaturizerError, match="no weights file"):
+    with pytest.raises(LakeError, match="no weights 'gone"):
         score(config(lake, "binary/mlp", **images, backbone={"weights": "gone.safetensors"}))
     other = tmp_path / "other.pt"
     torch.save(build_untrained(get_backbone(NAME), 1).state_dict(), other)

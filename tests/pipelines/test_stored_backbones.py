@@ -104,7 +104,9 @@ def test_a_file_that_states_nothing_is_of_resnet50(lake: Lake, tmp_path: Path) -
     file = tmp_path / "anyone's.pt"
     torch.save(build_untrained(get_backbone("resnet50")).state_dict(), file)
     assert open_backbone(lake, None, str(file)).spec.name == "resnet50"
-    with pytest.raises(WeightsError, match="no weights file"):
+    with pytest.raises(
+        LakeError, match=r"no weights '.*gone\.safetensors'.*fine-tuned in this lake: lake://backbones/"
+    ):
         open_backbone(lake, None, str(tmp_path / "gone.safetensors"))
 
 

@@ -22,6 +22,7 @@ from classifiers.errors import HeadError, TaskError
 from classifiers.heads import HEADS
 from pipelines.acquisition import HoldOutBy, HoldOutSettings, hold_out
 from pipelines.errors import LakeError
+from pipelines.labelled import open_rows
 from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.stored_heads import load_head
 from pipelines.tables import FEATURES
@@ -211,12 +212,19 @@ def test_a_head_holds_out_whom_its_backbone_held_out(tmp_path: Path) -> None:
     alike = load_head(lake, "three_class/alike")
     assert alike.class_counts["val"].rows == 36 + len(held_out.image_ids)
     assert "caution" not in summary
-    summary = str(train(config(tmp_path / "lake", name="other", hold_out={"by": "none"})))
+    summary = str(train(config(tmp_path / "lake", name="own_val", hold_out={"by": "none"})))
+    own_val = load_head(lake, "three_class/own_val")
+    assert own_val.class_counts["val"].rows == 36
+    assert "Held out" not in own_val.provenance
+    # From the lake's own val nothing is ever learned.
+    assert "caution" not in summary
+    summary = str(train(config(tmp_path / "lake", name="other", hold_out={"by": "series", "share": 0.4})))
     other = load_head(lake, "three_class/other")
-    assert other.class_counts["val"].rows == 36
-    assert "Held out" not in other.provenance
     assert re.search(r"(?m)^caution .*fine-tuned with hold_out.by=series, share 0.25", summary)
-    assert "hold_out.by=none" in other.provenance["Caution"]
+    assert "hold_out.by=series, share 0.4" in other.provenance["Caution"]
+    rows = open_rows(str(tmp_path / "lake"), "three_class").val
+    assert rows is not None
+    assert len(rows) == alike.class_counts["val"].rows
 
 
 def without_val(lake: Path) -> None:
