@@ -377,7 +377,9 @@ def test_a_backbones_own_hold_out_is_the_default_and_another_is_told(tmp_path: P
     assert HoldOutConfig().settings(backbones.settings) == by_size.settings
     assert HoldOutConfig(by=HoldOutBy.NONE).settings(backbones.settings).by == "none"
     assert backbones.warning(by_size) is None
-    for other in (HeldOut(), hold_out(lake, settings("exposure")), hold_out(lake, settings("size", 0.3))):
+    # From the lake's own val nothing is ever learned.
+    assert backbones.warning(HeldOut()) is None
+    for other in (hold_out(lake, settings("exposure")), hold_out(lake, settings("size", 0.3))):
         assert "the backbone was fine-tuned with hold_out.by=size, share 0.2" in str(backbones.warning(other))
     grown = write_lake(tmp_path / "grown", [rows, plain(60, of_size)[40:]])
     assert "other images here" in str(backbones.warning(hold_out(grown, settings("size"))))
@@ -401,7 +403,7 @@ def test_what_the_start_of_a_backbone_has_seen_stays_with_all_that_comes_of_it(t
     assert later == f"of the weights that it started from: {caution}"
     third = BackbonesHoldOut.of_card({"hold_out": held.as_dict(), "caution": later})
     assert third.warning(held) == later
-    both = str(third.warning(HeldOut()))
+    both = str(third.warning(hold_out(lake, settings("size", 0.3))))
     assert both.startswith("the backbone was fine-tuned with hold_out.by=size")
     assert both.endswith(later)
     assert BackbonesHoldOut.of_card({"caution": caution}).warning(HeldOut()) == later

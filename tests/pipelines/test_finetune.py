@@ -115,14 +115,28 @@ def test_features_and_heads_come_of_it(lake: Path) -> None:
     assert ("acquisition", "held out by border") in groups
 
 
-@pytest.mark.parametrize("dense", ["null", "6"])
-def test_its_own_top_is_a_head_that_answers_as_the_network_did(lake: Path, dense: str) -> None:
-    finetune(config(lake, task="three_class", **{"top.dense": dense, "top.dropout": 0.1}))
-    backbone = BackboneConfig(weights="lake://backbones/tried")
-    extract(ExtractConfig(lake=str(lake), backbone=backbone, precision=Precision.FP32))
-    record = train(TrainConfig(lake=str(lake), task="three_class", head="own_top", calibration=Calibration.NONE))
-    assert "not fitted: the top of lake://backbones/tried/run=" in str(record)
-    head = load_head(Lake.open(str(lake)), "three_class/own_top")
+def test_its_own_top_is_a_head_that_answers_as_the_network_did(lake: Path) -> None:
+    finetune(config(lake, task="three_class", **{"top.dense": 6, "top.dropout": 0.1}))
+    backbones = [{"weights": "lake://backbones/tried"}]
+    # What the top was not trained on: other pooling, other weights.
+    backbones += [backbones[0] | {"name": f"{SMALL},pool=max"}, {"name": SMALL, "weights": "random"}]
+    for backbone in backbones:
+        extract(ExtractConfig(lake=str(lake), backbone=BackboneConfig(**backbone), precision=Precision.FP32))
+    there = Lake.open(str(lake))
+    told = {each: there.extractor_card(each) for each in there.extractors()}
+    asked = {"lake": str(lake), "task": "three_class", "head": "own_top", "calibration": Calibration.NONE}
+    for extractor, card in told.items():
+        settings = TrainConfig(**asked | {"extractor": extractor})
+        if card["weights"].startswith("random"):
+            with pytest.raises(LakeError, match="these features are of weights 'random"):
+                train(settings)
+        elif "pool=max" in card["backbone"]:
+            with pytest.raises(LakeError, match=r"used as .*pool=max"):
+                train(settings)
+        else:
+            own = extractor
+            assert "not fitted: the top of lake://backbones/tried/run=" in str(train(settings))
+    head = load_head(there, "three_class/own_top")
     end_to_end = json.loads((left(lake) / "metrics.json").read_text())["metrics"]["val"]
     # Brier scores are of the probabilities themselves.
     for name, each in head.metrics["val"].per_class.items():
@@ -130,21 +144,9 @@ def test_its_own_top_is_a_head_that_answers_as_the_network_did(lake: Path, dense
     (report,) = lake.glob("heads/three_class/own_top/run=*/report.html")
     assert "it was fine-tuned along with its backbone, on the images of train" in report.read_text()
     with pytest.raises(LakeError, match=r"fine-tuned for task three_class .* and task binary asks for"):
-        train(TrainConfig(lake=str(lake), task="binary", head="own_top"))
+        train(TrainConfig(**asked | {"extractor": own, "task": "binary"}))
     with pytest.raises(ConfigError, match="Leave params"):
-        train(TrainConfig(lake=str(lake), task="three_class", head="own_top", params={"hidden": [3]}))
-
-
-def test_a_top_on_features_that_it_does_not_know_is_refused(lake: Path) -> None:
-    finetune(config(lake, task="three_class"))
-    for backbone in ({"weights": "lake://backbones/tried", "name": f"{SMALL},pool=max"}, {"weights": "random"}):
-        extract(ExtractConfig(lake=str(lake), backbone=BackboneConfig(**{"name": SMALL} | backbone)))
-    there = Lake.open(str(lake))
-    weights = {each: there.extractor_card(each)["weights"] for each in there.extractors()}
-    for extractor, told in weights.items():
-        message = "these features are of weights 'random" if told.startswith("random") else "used as .*pool=max"
-        with pytest.raises(LakeError, match=message):
-            train(TrainConfig(lake=str(lake), task="three_class", head="own_top", extractor=extractor))
+        train(TrainConfig(**asked | {"extractor": own, "params": {"hidden": [3]}}))
 
 
 def test_hold_outs_move_images_from_train_to_val_and_say_so(lake: Path) -> None:
