@@ -39,7 +39,7 @@ demo: install ## phantoms → ingest → extract → train → score, through sp
 
 # In two processes, each with one thread of arithmetic: with more, threads wait for each other most of the time.
 test: install ## the tests (TESTS="-m real" for those on real data)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-petastorm: install $(VENV)-petastorm/installed ## the tests of reader=petastorm, in an environment of its own
 	@.ci/test_petastorm $(BIN) $(CURDIR)/$(VENV)-petastorm/bin

@@ -25,11 +25,7 @@ PHANTOM_STUDIES = 90
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`real` tests skip where the real data is missing, `gpu` tests where there is no device.
-
-    Tests of pipelines come first: some of their files take minutes, and one begun last leaves the other process idle.
-    """
-    items.sort(key=lambda item: "pipelines" not in item.path.parts)
+    """`real` tests skip where the real data is missing, `gpu` tests where there is no device."""
     for item in items:
         if item.get_closest_marker("real") and not REAL_DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason="no real radiographs beside this clone"))
