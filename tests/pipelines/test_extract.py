@@ -110,18 +110,18 @@ def test_a_killed_extraction_goes_on_where_it_was(
         np.testing.assert_array_equal(whole[image_id], vector)
 
 
+def command(lake: Path) -> list[str]:
+    """The job, in a process of its own."""
+    job = Path(__file__).resolve().parents[2] / "jobs/extract_features.py"
+    return [sys.executable, str(job), f"lake={lake}", "backbone.weights=random", f"backbone.name={NAME}"]
+
+
 def test_executors_of_their_own_give_the_same_vectors(lake: Path, extracted_lake: Path) -> None:
     """Two executor processes with one thread each, against one process with two threads."""
     split_studies(lake)
-    root = Path(__file__).resolve().parents[2]
-    command = [
-        sys.executable,
-        str(root / "jobs/extract_features.py"),
-        f"lake={lake}",
-        "backbone.weights=random",
-        f"backbone.name={NAME}",
-    ]
-    done = subprocess.run([*command, "master=local-cluster[2,1,1024]"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command(lake), "master=local-cluster[2,1,1024]"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     expected, found = vectors(extracted_lake), vectors(lake)
     assert set(found) == set(expected)
@@ -166,15 +166,7 @@ def test_a_gpu_that_is_not_there_is_told_before_any_work(lake: Path) -> None:
 
 def test_a_driver_that_was_killed_leaves_whole_chunks_and_the_next_one_goes_on(lake: Path) -> None:
     split_studies(lake)
-    root = Path(__file__).resolve().parents[2]
-    command = [
-        sys.executable,
-        str(root / "jobs/extract_features.py"),
-        f"lake={lake}",
-        "backbone.weights=random",
-        f"backbone.name={NAME}",
-    ]
-    job = subprocess.Popen([*command, "chunk_images=1"], start_new_session=True, stderr=subprocess.DEVNULL)
+    job = subprocess.Popen([*command(lake), "chunk_images=1"], start_new_session=True, stderr=subprocess.DEVNULL)
     while job.poll() is None and not list(lake.glob("features/*/run=*/_SUCCESS")):
         time.sleep(0.05)
     os.killpg(job.pid, signal.SIGKILL)
