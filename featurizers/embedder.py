@@ -1,31 +1,35 @@
-"""Crops to vectors: a backbone on one device, fed in batches of one size by a thread that decodes ahead."""
+"""Crops to vectors: a backbone on one device, fed in batches of one size by threads that read and decode ahead."""
 
 from __future__ import annotations
 
-import queue
-import shutil
-import sysconfig
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
-from featurizers.backbones import Backbone, BackboneSpec, Weights, build_untrained, get_backbone, load_weights
+from featurizers.backbones import Weights, get_backbone, load_weights
 from featurizers.crops import decode_png
+from featurizers.cuda_passes import CudaPasses, free_memory
+from featurizers.devices import check_device
 from featurizers.errors import FeaturizerError
-from featurizers.extractor import UNKNOWN_CROPS, Extractor, Precision, describe_extractor
-from featurizers.grey_input import GreyNorm, freeze_grey
+from featurizers.extractor import UNKNOWN_CROPS, Extractor, Precision, Storage, describe_extractor
+from featurizers.frozen_network import FrozenNetwork, activation_bytes, compile_network
 from featurizers.radiograph import Pixels
+from featurizers.read_ahead import map_ahead
+from featurizers.stages import Stages
 
-BATCH_SIZE = 32
+#: Images per forward pass where memory allows it. More do not make a CPU faster (docs/architecture.md); a GPU has to be
+#: filled.
+BATCH_SIZE, GPU_BATCH_SIZE = 32, 256
+#: Memory for the activations of one batch on a CPU; on a GPU it is half of what is free.
+MEMORY_MB = 1024
 #: Batches that wait for the backbone: enough to hide a slow read, few enough to stay small.
 BATCHES_AHEAD = 4
 
@@ -43,12 +47,19 @@ class Embedded(Generic[KeyT]):
     Attributes:
         keys: of the images that have a vector, in order.
         features: float32 (len(keys), feature_dim).
-        failed: keys of the images that have none: damaged crops, or vectors with NaN or infinity.
+        damaged: keys of the images that have none because their crops can't be decoded.
+        not_finite: keys of the images that have none because theirs holds NaN or infinity.
     """
 
     keys: list[KeyT]
     features: Float32Array
-    failed: list[KeyT]
+    damaged: list[KeyT]
+    not_finite: list[KeyT]
+
+    @property
+    def images(self) -> int:
+        """How many went in."""
+        return len(self.keys) + len(self.damaged) + len(self.not_finite)
 
 
 class Embedder:
@@ -62,9 +73,16 @@ class Embedder:
         precision: bf16 or fp32 arithmetic.
         crops: how the crops were made, for the fingerprint.
         device: `cpu`, `cuda` or `cuda:N`.
-        threads: of the backbone on the CPU; None leaves torch's setting.
-        batch_size: images per forward pass.
+        threads: of the backbone on the CPU, and of decoding; None leaves torch's setting.
+        batch_size: images per forward pass; None: 32 on a CPU, 256 on a GPU, halved until a batch fits the memory.
+        memory_mb: memory for one batch's activations; None: 1,024 on a CPU, half of what is free on a GPU.
         compiled: compile the backbone first: seconds to minutes once, then up to three times the speed on a CPU.
+        storage: what the numbers of a vector are rounded to; they are float32 either way.
+
+    Attributes:
+        extractor: what decides the vectors.
+        batch_size: images per forward pass.
+        stages: where the time went, since the embedder was made.
 
     Raises:
         WeightsError: if the weights do not fit.
@@ -80,23 +98,33 @@ class Embedder:
         crops: str = UNKNOWN_CROPS,
         device: str = "cpu",
         threads: int | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
+        memory_mb: int | None = None,
         compiled: bool = False,
+        storage: Storage = Storage.FLOAT32,
     ) -> None:
         self._device = check_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
+        self._decoders = threads or torch.get_num_threads()
         self._spec = get_backbone(backbone)
-        self.extractor: Extractor = describe_extractor(backbone, weights, precision, crops)
-        self.batch_size = batch_size
-        network = _Network(self._spec, weights, precision).eval().to(self._device)
-        self._forward: Callable[[Tensor], Tensor] = network
-        if compiled:
-            self._forward = _compile(network)
+        self.extractor: Extractor = describe_extractor(backbone, weights, precision, crops, storage)
+        self.stages = Stages()
+        self._storage = storage
+        network = FrozenNetwork(self._spec, weights, precision).eval().to(self._device)
+        self.batch_size = batch_size or fitting_batch_size(network, self._spec.input_size, self._device, memory_mb)
+        self._forward: Callable[[Tensor], Tensor] = compile_network(network) if compiled else network
+        self._cuda: CudaPasses | None = None
+        if self._device.type == "cuda":
+            self._cuda = CudaPasses(self._forward, self.batch_size, self._spec.input_size, self._device, self.stages)
 
-    def warm_up(self) -> None:
-        """Do what only the first batch pays for: compiling, and laying the weights out."""
-        self.forward(self._empty_batch())
+    def warm_up(self) -> Float32Array:
+        """Do what only the first batch pays for: compiling, and laying the weights out; gives vectors of black images.
+
+        Returns:
+            float32 (batch_size, feature_dim).
+        """
+        return self.forward(self._empty_batch())
 
     @property
     def feature_dim(self) -> int:
@@ -119,39 +147,68 @@ class Embedder:
         return np.concatenate(parts) if parts else np.empty((0, self.feature_dim), np.float32)
 
     def embed_pngs(self, crops: Iterable[tuple[KeyT, bytes]]) -> Iterator[Embedded[KeyT]]:
-        """Vectors of stored crops, streamed: a thread reads and decodes ahead of the backbone.
+        """Vectors of stored crops, streamed; see `embed_stream`."""
+        yield from self.embed_stream(crops, decode_png)
 
-        Args:
-            crops: (key, PNG) pairs; consumed in another thread.
-        """
-        yield from self._embed_stream(crops, decode_png)
-
-    def embed_crops(self, crops: Iterable[tuple[KeyT, Pixels]]) -> Iterator[Embedded[KeyT]]:
-        """Vectors of crops that are pixels already, streamed: a thread reads ahead of the backbone.
-
-        Args:
-            crops: (key, uint8 (height, width)) pairs; consumed in another thread.
-        """
-        yield from self._embed_stream(crops, lambda pixels: pixels)
-
-    def _embed_stream(
-        self, crops: Iterable[tuple[KeyT, ItemT]], decode: Callable[[ItemT], Pixels]
+    def embed_stream(
+        self, items: Iterable[tuple[KeyT, ItemT]], decode: Callable[[ItemT], Pixels]
     ) -> Iterator[Embedded[KeyT]]:
-        for keys, batch, damaged in read_ahead(self._batches_of(crops, decode), BATCHES_AHEAD):
-            features = self.forward(batch)[: len(keys)]
-            finite = np.isfinite(features).all(axis=1)
-            yield Embedded(
-                keys=[keys[row] for row in np.flatnonzero(finite)],
-                features=features[finite],
-                failed=damaged + [keys[row] for row in np.flatnonzero(~finite)],
+        """Vectors of whatever can be made pixels, streamed: one thread reads, and others decode, ahead of the backbone.
+
+        Args:
+            items: (key, item) pairs; consumed in another thread.
+            decode: an item to uint8 (height, width); called by several threads. What it raises FeaturizerError for has
+                no vector.
+        """
+        stages = self.stages
+
+        def make(group: Sequence[tuple[KeyT, ItemT]]) -> _Ready[KeyT]:
+            return self._batch_of(group, decode)
+
+        groups = _batched(stages.timed(items, "read"), self.batch_size)
+        ahead = map_ahead(make, groups, threads=self._decoders, depth=self._decoders + BATCHES_AHEAD)
+        for ready, features in self._passes((ready, ready.batch) for ready in stages.timed(ahead, "wait")):
+            # Clocks of several decoding threads are added up in this one.
+            stages.decode += ready.seconds
+            stages.batches += 1
+            given = features[: len(ready.keys)]
+            finite = np.isfinite(given).all(axis=1)
+            embedded = Embedded(
+                keys=[ready.keys[row] for row in np.flatnonzero(finite)],
+                features=given[finite],
+                damaged=ready.damaged,
+                not_finite=[ready.keys[row] for row in np.flatnonzero(~finite)],
             )
+            stages.images += embedded.images
+            start = time.perf_counter()
+            yield embedded
+            stages.hand_over += time.perf_counter() - start
 
     def forward(self, batch: Pixels) -> Float32Array:
         """One pass of the backbone: uint8 (batch_size, size, size) to float32 (batch_size, feature_dim)."""
+        if self._cuda:
+            return self._rounded(self._cuda.forward(batch))
         # no_grad, not inference_mode: a tensor of another mode makes a compiled backbone compile again.
         with torch.no_grad():
-            pixels = torch.from_numpy(batch).to(self._device)
-            return np.asarray(self._forward(pixels).cpu().numpy(), np.float32)
+            return self._rounded(np.asarray(self._forward(torch.from_numpy(batch)).numpy(), np.float32))
+
+    def _rounded(self, features: Float32Array) -> Float32Array:
+        if self._storage is Storage.FLOAT32:
+            return features
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told as such
+            return features.astype(np.float16).astype(np.float32)
+
+    def _passes(self, batches: Iterator[tuple[_Ready[KeyT], Pixels]]) -> Iterator[tuple[_Ready[KeyT], Float32Array]]:
+        if self._cuda:
+            for ready, features in self._cuda.run(batches):
+                yield ready, self._rounded(features)
+            return
+        for ready, batch in batches:
+            start = time.perf_counter()
+            # A batch of damaged crops alone needs no pass.
+            features = self.forward(batch) if ready.keys else np.empty((0, self.feature_dim), np.float32)
+            self.stages.compute += time.perf_counter() - start
+            yield ready, features
 
     def _batches_of_arrays(self, images: Sequence[Pixels]) -> Iterator[tuple[Sequence[Pixels], Pixels]]:
         for start in range(0, len(images), self.batch_size):
@@ -167,27 +224,37 @@ class Embedder:
                 batch[row] = fit(image, self._spec.input_size)
             yield group, batch
 
-    def _batches_of(
-        self, crops: Iterable[tuple[KeyT, ItemT]], decode: Callable[[ItemT], Pixels]
-    ) -> Iterator[tuple[list[KeyT], Pixels, list[KeyT]]]:
+    def _batch_of(self, group: Sequence[tuple[KeyT, ItemT]], decode: Callable[[ItemT], Pixels]) -> _Ready[KeyT]:
+        start = time.perf_counter()
         keys: list[KeyT] = []
-        failed: list[KeyT] = []
+        damaged: list[KeyT] = []
         batch = self._empty_batch()
-        for key, crop in crops:
+        for key, crop in group:
             try:
                 batch[len(keys)] = fit(decode(crop), self._spec.input_size)
             except FeaturizerError:
-                failed.append(key)
-                continue
-            keys.append(key)
-            if len(keys) == self.batch_size:
-                yield keys, batch, failed
-                keys, failed, batch = [], [], self._empty_batch()
-        if keys or failed:
-            yield keys, batch, failed
+                damaged.append(key)
+            else:
+                keys.append(key)
+        return _Ready(keys, batch, damaged, time.perf_counter() - start)
 
     def _empty_batch(self) -> Pixels:
         return np.zeros((self.batch_size, self._spec.input_size, self._spec.input_size), np.uint8)
+
+
+class _Ready(NamedTuple, Generic[KeyT]):
+    """A batch that waits for the backbone: keys of its first rows, its pixels, what could not be decoded, seconds."""
+
+    keys: list[KeyT]
+    batch: Pixels
+    damaged: list[KeyT]
+    seconds: float
+
+
+def _batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
+    iterator = iter(items)
+    while some := list(itertools.islice(iterator, size)):
+        yield some
 
 
 def embed(
@@ -220,111 +287,27 @@ def fit(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR), np.uint8)
 
 
-def read_ahead(items: Iterable[ItemT], depth: int) -> Generator[ItemT, None, None]:
-    """`items`, produced by a thread that stays at most `depth` ahead; its error is raised here.
+def fitting_batch_size(network: nn.Module, size: int, device: torch.device, memory_mb: int | None) -> int:
+    """Images per forward pass: 32 on a CPU, 256 on a GPU, halved until a batch's activations fit the memory.
 
-    The thread ends with the iterator: also when the consumer stops early.
-    """
-    ready: queue.SimpleQueue[tuple[ItemT] | BaseException | None] = queue.SimpleQueue()
-    free = threading.Semaphore(depth)
-    stop = threading.Event()
-
-    def produce() -> None:
-        iterator = iter(items)
-        try:
-            while not stop.is_set():
-                if free.acquire(timeout=0.1):
-                    ready.put((next(iterator),))
-        except StopIteration:
-            ready.put(None)
-        except BaseException as error:  # whatever it is, the consumer must hear of it
-            ready.put(error)
-
-    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item[0]
-            free.release()
-    finally:
-        stop.set()
-        thread.join()
-
-
-class _Network(nn.Module):
-    """Normalisation and backbone: uint8 (n, s, s) to float32 (n, feature_dim)."""
-
-    def __init__(self, spec: BackboneSpec, weights: Weights, precision: Precision) -> None:
-        super().__init__()
-        self._dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
-        backbone = build_untrained(spec)
-        backbone.load_state_dict(dict(weights.state), strict=False)
-        convolution = backbone.eval().first_convolution() if spec.channels > 1 else None
-        # Batch norms are folded into the convolutions while all is float32: folded later, by the compiler, they would
-        # be rounded to bf16 first, and compiled features would stray ten times as far from float32's. Three channels
-        # are folded into one for the same reason in float32, and behind the batch norm that its convolution takes in.
-        folded = _fused(backbone)
-        if convolution is not None:
-            freeze_grey(folded, convolution, spec)
-        self.norm = GreyNorm(spec, folded=convolution is not None)
-        self.backbone = _channels_last(folded.to(self._dtype))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        normalised = self.norm(pixels.unsqueeze(1))
-        features: Tensor = self.backbone(normalised.to(dtype=self._dtype, memory_format=torch.channels_last))
-        return features.to(torch.float32)
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    """`network` with its images and kernels laid out channels last; nn.Module.to() fails on a transformer's tables."""
-    for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-    return network
-
-
-def _fused(backbone: Backbone) -> nn.Module:
-    """`backbone` with its batch norms in its convolutions; as it is where torch.fx can't see how it computes."""
-    try:
-        fused: nn.Module = fuse(backbone)
-    except Exception:  # a forward() may break the tracing in any way, and computes the same untraced
-        return backbone
-    return fused
-
-
-def check_device(name: str) -> torch.device:
-    """The device of this name.
+    Args:
+        network: uint8 (n, size, size) to vectors, on the device.
+        size: side of its input.
+        device: cpu or a GPU.
+        memory_mb: for activations; None: 1,024 on a CPU, half of what is free on a GPU.
 
     Raises:
-        FeaturizerError: if this machine has no such device.
+        FeaturizerError: if not even one image fits.
     """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise FeaturizerError(f"'{name}' is no device. Use cpu, cuda or cuda:N.") from error
-    if name != "cpu" and device.type != "cuda":
-        raise FeaturizerError(f"device={name} is not supported. Use cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    on_gpu = device.type == "cuda"
+    budget = (free_memory(device) // 2 if on_gpu else MEMORY_MB * 2**20) if memory_mb is None else memory_mb * 2**20
+    per_image = activation_bytes(network, size, device)
+    if per_image > budget:
         raise FeaturizerError(
-            f"device={name} was asked for, and torch sees {torch.cuda.device_count()} GPU(s) here. "
-            "Use device=cpu, or check the driver, CUDA_VISIBLE_DEVICES and that this torch is a CUDA build."
+            f"one image of {size}x{size} takes about {per_image // 2**20 + 1:,} MB on its way through this backbone, "
+            f"and {budget // 2**20:,} MB are allowed. Raise memory_mb, or use a smaller size."
         )
-    return device
-
-
-def can_compile() -> bool:
-    """Whether this machine has what compiling a backbone needs: a C++ compiler and Python's headers."""
-    has_headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
-    return has_headers and any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-
-
-def _compile(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    if not can_compile():
-        raise FeaturizerError(
-            "compiling the backbone needs a C++ compiler and Python's headers, and this machine lacks them. "
-            "Install them (apt-get install g++ python3-dev), or run without: compile=never."
-        )
-    # Freezing makes constants of the parameters, so that inductor lays the weights out once.
-    return torch.compile(network, dynamic=False, options={"freezing": True})
+    batch_size = GPU_BATCH_SIZE if on_gpu else BATCH_SIZE
+    while batch_size * per_image > budget:
+        batch_size //= 2
+    return batch_size

@@ -27,10 +27,18 @@ UNKNOWN_CROPS = "unknown"
 
 
 class Precision(StrEnum):
-    """Arithmetic of the backbone; features are stored as float32 either way."""
+    """Arithmetic of the backbone."""
 
     BF16 = "bf16"
     FP32 = "fp32"
+
+
+class Storage(StrEnum):
+    """What the numbers of a stored vector are rounded to; float32 holds them either way."""
+
+    FLOAT32 = "float32"
+    #: IEEE 754's binary16: 11 significant bits, up to 65,504; the zeros behind them take next to no room in a file.
+    FLOAT16 = "float16"
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Extractor:
         preprocessing: what happens to the crop before the backbone, in words and constants.
         layer: which activations are the features.
         format_version: of this code.
+        storage: what the numbers are rounded to.
     """
 
     backbone: str
@@ -54,15 +63,22 @@ class Extractor:
     preprocessing: str
     layer: str = "global_average_pool"
     format_version: int = FORMAT_VERSION
+    storage: Storage = Storage.FLOAT32
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of all of the above: hexadecimal."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        told = asdict(self)
+        # Left out where it is what it always was, so that extractors from before there was a choice keep their name.
+        if self.storage is Storage.FLOAT32:
+            del told["storage"]
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def describe_extractor(backbone: str, weights: Weights, precision: Precision, crops: str) -> Extractor:
+def describe_extractor(
+    backbone: str, weights: Weights, precision: Precision, crops: str, storage: Storage = Storage.FLOAT32
+) -> Extractor:
     """The extractor of a backbone with these weights, for these crops."""
     spec = get_backbone(backbone)
     channels = f", grey to {spec.channels} channels" if spec.channels > 1 else ", grey"
@@ -70,7 +86,8 @@ def describe_extractor(backbone: str, weights: Weights, precision: Precision, cr
         f"crop to {spec.input_size}x{spec.input_size} (Pillow bilinear, antialiased; none if it has that size)"
         f"{channels}, /255, {_norm_told(spec)}"
     )
-    return Extractor(spec.name, weights.sha256, precision, crops, preprocessing, layer=_LAYERS[spec.pool])
+    layer = _LAYERS[spec.pool]
+    return Extractor(spec.name, weights.sha256, precision, crops, preprocessing, layer, storage=storage)
 
 
 def _norm_told(spec: BackboneSpec) -> str:

@@ -54,3 +54,23 @@ class Reason(StrEnum):
     # Faults.
     DECODER_CRASHED = "decoder_crashed", "a decoder ended its process on it: damaged bytes, or a library's fault"
     PROCESSING_FAILED = "processing_failed", "a fault of Pleura: please report it"
+
+
+class NoVector(StrEnum):
+    """Why a study's crop, or a copy of it, has no vector: the codes of an extractor's own quarantine.
+
+    Attributes:
+        meaning: the code in a few words.
+    """
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Self:
+        """A member: its value is the code."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    DAMAGED_CROP = "damaged_crop", "the stored crop is no readable PNG: its study needs restoring"
+    NOT_FINITE = "not_finite", "the backbone's vector holds NaN or infinity; precision=fp32 may give a finite one"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, Self
@@ -23,16 +23,14 @@ from pyspark.sql import functions as F  # noqa: N812  the name that Spark's docu
 
 from classifiers.balance import Balance, class_counts, rebalance
 from classifiers.tasks import Task, get_task
-from featurizers.crops import decode_png
 from featurizers.errors import FeaturizerError
-from featurizers.finetuning.augmentation import Augmentation, augmented_copy
-from featurizers.radiograph import Pixels
 from pipelines.acquisition import NOBODY, HoldOutSettings, hold_out
 from pipelines.answers import ANSWER_COLUMNS, Answers
 from pipelines.augment_config import AugmentConfig, Brightness, Contrast, Rotate, Shift, Zoom
+from pipelines.copy_rule import CopyRule
 from pipelines.errors import LakeError
 from pipelines.folders import Folder
-from pipelines.increment import Increment, SourceFile, as_path
+from pipelines.increment import SourceFile, as_path
 from pipelines.lake import Lake
 from pipelines.splits import Split
 from pipelines.tables import ORIGINAL, Table
@@ -43,9 +41,6 @@ COPIES_CARD: Final = "_copies.json"
 FORMAT_VERSION: Final = 1
 _WANTED = pa.schema([("image_id", pa.string()), ("copies", pa.int32())])
 _LACKING = pa.schema([("image_id", pa.string()), ("variants", pa.list_(pa.int32())), ("location", pa.string())])
-
-#: Image and variant: what a vector is of.
-Key = tuple[str, int]
 
 
 class CopyBalance(StrEnum):
@@ -78,39 +73,6 @@ class CopiesConfig(AugmentConfig):
         except FeaturizerError as error:
             raise ValueError(str(error)) from error
         return self
-
-
-@dataclass(frozen=True)
-class CopyRule:
-    """How copies are drawn: what, beside crop, image and variant, decides their pixels."""
-
-    augmentation: Augmentation
-    seed: int
-
-    def copy(self, pixels: Pixels, image_id: str, variant: int) -> Pixels:
-        """One copy of a crop, uint8 (height, width): the same on every machine, and whatever else is drawn."""
-        digest = hashlib.sha256(f"{self.seed} {image_id} {variant}".encode()).digest()
-        # 63 bits: what torch and NumPy both take for a seed.
-        return augmented_copy(pixels, self.augmentation, int.from_bytes(digest[:8]) >> 1)
-
-    def copies(self, batches: Iterable[pa.RecordBatch], damaged: list[Key]) -> Iterator[tuple[Key, Pixels]]:
-        """On an executor: the copies wanted of crops.
-
-        Args:
-            batches: of image_id, crop (PNG) and variants.
-            damaged: gets the copies that can't be made, because the crop can't be read.
-        """
-        for batch in batches:
-            columns = (batch.column(name) for name in ("image_id", "crop", "variants"))
-            for image_id, crop, variants in zip(*columns, strict=True):
-                keys = [(image_id.as_py(), variant) for variant in variants.as_py()]
-                try:
-                    pixels = decode_png(crop.as_py())
-                except FeaturizerError:
-                    damaged += keys
-                    continue
-                for key in keys:
-                    yield key, self.copy(pixels, *key)
 
 
 @dataclass(frozen=True)
@@ -210,55 +172,51 @@ def task_of_copies(features: Folder) -> str | None:
     return str(remembered["task"]["name"]) if remembered else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CopyIncrement(Increment):
+@dataclass(frozen=True)
+class LackingCopies:
     """The work of one job: copies that a plan has and the features lack.
 
     Attributes:
-        lacking: image_id, the variants that it lacks, and the file of its study.
+        rows: image_id, the variants that it lacks, and the file of its study.
     """
 
-    lacking: pa.Table
+    rows: pa.Table
 
     @classmethod
-    def find(cls, spark: SparkSession, plan: CopyPlan, base: Increment, features: Table) -> Self:
-        """Ask the features what they lack of a plan.
+    def find(cls, spark: SparkSession, plan: CopyPlan, studies: Table, done: DataFrame) -> Self:
+        """Ask what is lacking of a plan.
 
         Args:
             spark: running.
             plan: for these features.
-            base: whose source, columns and target the copies have too.
-            features: the table of them.
+            studies: whose crops are copied.
+            done: image_id and variant of what is not to be done again.
         """
         wanted = spark.createDataFrame(
             pa.table([list(plan.copies), list(plan.copies.values())], schema=_WANTED)
         ).withColumn("variant", F.explode(F.sequence(F.lit(ORIGINAL + 1), "copies")))
-        there = features.read(spark).where(f"variant > {ORIGINAL}").select("image_id", "variant")
+        there = done.where(f"variant > {ORIGINAL}")
         lacking = (
             wanted.join(there, ["image_id", "variant"], "left_anti")
             .groupBy("image_id")
             .agg(F.sort_array(F.collect_list("variant")).alias("variants"))
         )
-        studies = base.source.read(spark).select("image_id", F.col("_metadata.file_path").alias("location"))
-        found = lacking.join(studies, "image_id").select(*_LACKING.names).toArrow()
+        located = studies.read(spark).select("image_id", F.col("_metadata.file_path").alias("location"))
+        found = lacking.join(located, "image_id").select(*_LACKING.names).toArrow()
         paths = pa.array([as_path(location) for location in found["location"].to_pylist()], pa.string())
-        located = found.set_column(2, "location", paths).cast(_LACKING)
-        return cls(source=base.source, columns=base.columns, target=base.target, lacking=located)
+        return cls(found.set_column(2, "location", paths).cast(_LACKING))
 
-    def missing(self, spark: SparkSession) -> list[SourceFile]:
+    def files(self) -> list[SourceFile]:
         """The files with images that lack copies, in order; told are copies, not images."""
-        copies = pa.table(
-            [self.lacking["location"], pc.list_value_length(self.lacking["variants"])], ["file", "copies"]
-        )
+        copies = pa.table([self.rows["location"], pc.list_value_length(self.rows["variants"])], ["file", "copies"])
         per_file = copies.group_by("file").aggregate([("copies", "sum")]).sort_by("file")
         return [SourceFile(row["file"], row["copies_sum"], row["copies_sum"]) for row in per_file.to_pylist()]
 
-    def _rows(self, spark: SparkSession, chunk: list[SourceFile]) -> DataFrame:
-        files = [file.location for file in chunk]
-        here = self.lacking.filter(pc.is_in(self.lacking["location"], pa.array(files, pa.string())))
-        # Broadcast: a few ids and numbers travel, and no crop is shuffled.
-        wanted = F.broadcast(spark.createDataFrame(here.select(["image_id", "variants"])))
-        return self.source.read_files(spark, files).join(wanted, "image_id").select(*self.columns, "variants")
+    def variants(self, files: Sequence[SourceFile]) -> dict[str, list[int]]:
+        """Of each image of some files, the variants that it lacks."""
+        locations = pa.array([file.location for file in files], pa.string())
+        here = self.rows.filter(pc.is_in(self.rows["location"], locations))
+        return dict(zip(here["image_id"].to_pylist(), here["variants"].to_pylist(), strict=True))
 
 
 def _train(lake: Lake, task: Task, settings: HoldOutSettings) -> tuple[list[str], npt.NDArray[np.integer[Any]]]:

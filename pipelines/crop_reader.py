@@ -13,12 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurizers.embedder import read_ahead
+from featurizers.read_ahead import read_ahead
+from pipelines.crop_feed import STUDIES_REMEDY
 from pipelines.crop_order import epoch_order, lanes_for
-from pipelines.crop_rows import STUDIES_REMEDY, CropRows
+from pipelines.crop_rows import CropRows
 from pipelines.errors import ConfigError
 from pipelines.folders import Folder
-from pipelines.tables import open_parquet
+from pipelines.parquet import open_parquet
 
 #: Rows of a lane that are shuffled among each other: with eight lanes, a buffer of 4,096 crops.
 WINDOW = 512

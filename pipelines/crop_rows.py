@@ -13,12 +13,13 @@ import pyarrow as pa
 
 from classifiers.tasks import Task
 from pipelines.answers import ANSWER_COLUMNS, Answers, few_texts
+from pipelines.crop_feed import STUDIES_REMEDY
 from pipelines.errors import LakeError
 from pipelines.lake import Lake
+from pipelines.parquet import open_parquet
 from pipelines.splits import Split
-from pipelines.tables import STUDIES, open_parquet
+from pipelines.tables import STUDIES
 
-STUDIES_REMEDY = "remove its run, and ingest its archive again (jobs/audit_lake.py tells which)"
 _FACTS = pa.schema([STUDIES.field(name) for name in ANSWER_COLUMNS])
 #: Footers and a few short columns: as many reads at once as hide a far file system's answers.
 _READERS = 8

@@ -14,7 +14,7 @@ from classifiers.boosting import XGBoostHead
 from classifiers.estimator import Head
 from pipelines.errors import ConfigError
 from pipelines.labelled import FoundRows
-from pipelines.session import spark_session
+from pipelines.session import TaskCores, spark_session
 from pipelines.splits import Split
 from pipelines.stored_features import StoredFeatures
 
@@ -106,7 +106,7 @@ def fit_on_workers(
         from pipelines.spark_boosting import ARROW_BATCH_ROWS, boost_on_spark  # noqa: PLC0415
 
         with spark_session(
-            "train_head", master, whole_executor_per_task=True, arrow_batch_rows=ARROW_BATCH_ROWS
+            "train_head", master, task_cores=TaskCores.WHOLE_EXECUTOR, arrow_batch_rows=ARROW_BATCH_ROWS
         ) as spark:
             boost_on_spark(spark, head, *seen, found.stored)
     return head

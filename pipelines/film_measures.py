@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from featurizers.crops import decode_png
 from featurizers.errors import FeaturizerError
 from featurizers.radiograph import Pixels
-from pipelines.crop_rows import STUDIES_REMEDY
+from pipelines.crop_feed import STUDIES_REMEDY
 from pipelines.folders import Folder
 from pipelines.lake import Lake
+from pipelines.parquet import open_parquet
 from pipelines.progress import Progress
-from pipelines.tables import Table, open_parquet
+from pipelines.tables import Table
 
 Measures: TypeAlias = npt.NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from classifiers.tasks import Task, get_task
 from classifiers.thresholds import ThresholdRule, choose_thresholds
 from classifiers.training import check_classes, count_split
 from featurizers.backbones import BackboneSpec, Weights
-from featurizers.embedder import check_device
+from featurizers.devices import check_device
 from featurizers.errors import TrainingError
 from featurizers.finetuning.losses import TaskLoss
 from featurizers.finetuning.network import ALL

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from classifiers.errors import ClassifierError, TaskError
-from featurizers.embedder import check_device
+from featurizers.devices import check_device
 from featurizers.errors import FeaturizerError, TrainingError, WeightsError
 from featurizers.finetuning.group import join_group, leave_group
 from pipelines.errors import USER_ERRORS, ConfigError, LakeError, PleuraError

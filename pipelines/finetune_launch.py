@@ -17,7 +17,7 @@ from pipelines.finetune_config import FinetuneConfig, Launcher
 from pipelines.finetune_join import fault_of, forget_faults
 from pipelines.finetune_rank import train_rank
 from pipelines.lake import Lake
-from pipelines.session import PACKAGES_ZIP, scratch_folder, spark_session, zip_packages
+from pipelines.session import PACKAGES_ZIP, TaskCores, scratch_folder, spark_session, zip_packages
 from pipelines.shared_paths import ask_executors, check_shared, is_local_master
 
 _CPU = "cpu"
@@ -40,7 +40,8 @@ def launch(config: FinetuneConfig, course: str, backbone: str, until: int | None
         train_rank(config.model_dump_json(by_alias=True), course, backbone, until)
         return
     # Executors with several GPUs run a process on each; without GPUs, a process takes all cores that there are.
-    with spark_session("finetune_backbone", config.master, whole_executor_per_task=config.device == _CPU) as spark:
+    task_cores = TaskCores.WHOLE_EXECUTOR if config.device == _CPU else TaskCores.ONE
+    with spark_session("finetune_backbone", config.master, task_cores=task_cores) as spark:
         context = spark.sparkContext
         is_local = is_local_master(context)
         _check_gpus(context, config, is_local)

@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
+import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from pipelines.job import JobRecord
+from pipelines.live_counts import LiveCounts, Teller
 from pipelines.progress import Progress
+from pipelines.session import named_jobs
 from pipelines.tables import Table
 
-#: Turns Arrow batches of the source's columns into batches of the target's schema; the second argument is told how many
-#: images are done.
-Transform = Callable[[Iterable[pa.RecordBatch], Callable[[int], None]], Iterator[pa.RecordBatch]]
+#: Where commits keep pace with the work, one is due after so many seconds.
+COMMIT_SECONDS = 300
+
+#: What executors make of a chunk, before it is committed.
+MadeT = TypeVar("MadeT")
 
 
 class Target(Protocol):
     """What is filled."""
 
-    @property
-    def schema(self) -> pa.Schema:
-        """Of the rows that it takes."""
-
     def done(self, spark: SparkSession) -> DataFrame:
         """The `image_id` of every image that lacks nothing, each once."""
-
-    def commit(self, rows: DataFrame, record: JobRecord) -> None:
-        """Keep the rows of one chunk for good, and tell the record the runs that they are in."""
-
-
-@dataclass(frozen=True)
-class OneTable:
-    """A table that gets the rows as they are."""
-
-    table: Table
-    #: Of its rows, in SQL: those that show that an image is done. None: all of them.
-    where: str | None = None
-
-    @property
-    def schema(self) -> pa.Schema:
-        """See Target."""
-        return self.table.schema
-
-    def done(self, spark: SparkSession) -> DataFrame:
-        """See Target."""
-        return matching(self.table.read(spark), self.where).select("image_id").distinct()
-
-    def commit(self, rows: DataFrame, record: JobRecord) -> None:
-        """See Target."""
-        record.runs.append(self.table.append(rows).uri)
-        record.write_beside(self.table.folder)
 
 
 @dataclass(frozen=True)
@@ -95,39 +68,23 @@ class Increment:
             for row in per_file.toLocalIterator()
         ]
 
-    def fill(
-        self,
-        spark: SparkSession,
-        files: list[SourceFile],
-        transform: Transform,
-        *,
-        verb: str,
-        chunk_images: int,
-        record: JobRecord,
-        unit: str = "images",
-    ) -> None:
-        """Transform the missing images of `files`, and commit every `chunk_images`; progress calls them by `unit`."""
-        counter = spark.sparkContext.accumulator(0)
-
-        def count(number: int) -> None:
-            counter.add(number)
-
-        def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            return transform(batches, count)
-
-        with Progress(verb, sum(file.missing for file in files), lambda: int(counter.value), unit=unit):
-            for chunk in chunks(files, chunk_images):
-                rows = self._rows(spark, chunk).mapInArrow(run, from_arrow_schema(self.target.schema))
-                self.target.commit(rows, record)
-
-    def _rows(self, spark: SparkSession, chunk: list[SourceFile]) -> DataFrame:
+    def rows(self, spark: SparkSession, chunk: Sequence[SourceFile]) -> DataFrame:
+        """The missing rows of some files."""
         files = [file.location for file in chunk]
         rows = self._wanted(self.source.read_files(spark, files)).select(*self.columns)
         if any(file.missing < file.images for file in chunk):
-            done = self.target.done(spark).join(rows.select("image_id"), "image_id", "left_semi")
-            # Broadcast: the chunk's few done ids travel, and no crop is shuffled.
-            rows = rows.join(F.broadcast(done), "image_id", "left_anti").select(*self.columns)
+            # Broadcast: the chunk's few done ids travel, and nothing heavy is shuffled.
+            rows = rows.join(F.broadcast(self._done_in(spark, chunk)), "image_id", "left_anti").select(*self.columns)
         return rows
+
+    def done_in(self, spark: SparkSession, chunk: Sequence[SourceFile]) -> frozenset[str]:
+        """The images of some files that lack nothing."""
+        partly = [file for file in chunk if file.missing < file.images]
+        return frozenset(self._done_in(spark, partly).toArrow()["image_id"].to_pylist()) if partly else frozenset()
+
+    def _done_in(self, spark: SparkSession, chunk: Sequence[SourceFile]) -> DataFrame:
+        there = self._wanted(self.source.read_files(spark, [file.location for file in chunk])).select("image_id")
+        return self.target.done(spark).join(there, "image_id", "left_semi")
 
     def _wanted(self, rows: DataFrame) -> DataFrame:
         return matching(rows, self.where)
@@ -143,13 +100,83 @@ def as_path(location: str) -> str:
     return urllib.parse.unquote(location)
 
 
-def chunks(files: list[SourceFile], chunk_images: int) -> Iterator[list[SourceFile]]:
-    """Consecutive files with at most `chunk_images` missing images together, or one file alone."""
+@dataclass
+class Pace:
+    """How many images a commit holds: what a restart repeats at most.
+
+    Args:
+        images: as many; or None, as many as `COMMIT_SECONDS` take at the speed of the chunk before, at least `least`.
+        least: see above; the first chunk's.
+    """
+
+    images: int | None
+    least: int
+    _per_second: float = field(default=0.0, init=False)
+
+    @property
+    def next_chunk(self) -> int:
+        """Images of the next chunk."""
+        return self.images or max(self.least, int(self._per_second * COMMIT_SECONDS))
+
+    def seconds_of(self, images: int) -> float:
+        """How long so many images will take, by the chunk before; 0 before the first."""
+        return images / self._per_second if self._per_second else 0.0
+
+    def took(self, images: int, seconds: float) -> None:
+        """A chunk is done."""
+        self._per_second = images / seconds
+
+
+def fill(
+    commit: Callable[[MadeT, JobRecord], None],
+    files: list[SourceFile],
+    make: Callable[[Sequence[SourceFile], Teller], MadeT],
+    *,
+    spark: SparkSession,
+    verb: str,
+    pace: Pace,
+    record: JobRecord,
+    unit: str = "images",
+) -> None:
+    """Make what is missing in `files`, chunk by chunk, and commit each by itself.
+
+    Args:
+        commit: keeps what was made of a chunk for good, and tells the record the runs that it is in.
+        files: with what is missing.
+        make: what a chunk gives, by executors that tell what they have done; may be lazy, as Spark's tables are.
+        spark: running.
+        verb: what is done, for progress and for Spark's UI.
+        pace: of the commits.
+        record: told the runs.
+        unit: what progress calls the missing.
+    """
+    total = sum(file.missing for file in files)
+    with LiveCounts(spark) as live:
+
+        def read() -> str:
+            megabytes = live.done.bytes_read // 2**20
+            return f"{megabytes:,} MB read" if megabytes else ""
+
+        with Progress(verb, total, lambda: min(total, live.done.images), unit=unit, note=read):
+            for chunk in chunks(files, lambda: pace.next_chunk):
+                images = sum(file.missing for file in chunk)
+                first = live.committed + 1
+                start = time.monotonic()
+                with named_jobs(spark, f"{verb}: {unit} {first:,} to {first + images - 1:,} of {total:,}"):
+                    commit(make(chunk, live.teller()), record)
+                pace.took(images, time.monotonic() - start)
+                live.commit(images)
+
+
+def chunks(files: Iterable[SourceFile], chunk_images: Callable[[], int]) -> Iterator[list[SourceFile]]:
+    """Consecutive files with at most `chunk_images()` missing images together, or one file alone; asked per chunk."""
     chunk: list[SourceFile] = []
+    missing, most = 0, chunk_images()
     for file in files:
-        if chunk and sum(each.missing for each in chunk) + file.missing > chunk_images:
+        if chunk and missing + file.missing > most:
             yield chunk
-            chunk = []
+            chunk, missing, most = [], 0, chunk_images()
         chunk.append(file)
+        missing += file.missing
     if chunk:
         yield chunk

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.errors import LakeError
 from pipelines.folders import Folder, new_run_id, run_age
-from pipelines.tables import FEATURES, FOUND_LABELS, PREDICTIONS, QUARANTINE, RESTAMPED, STUDIES, Table
+from pipelines.tables import FEATURES, FOUND_LABELS, PREDICTIONS, QUARANTINE, RESTAMPED, STUDIES, UNEMBEDDED, Table
 
 GLOB_CHARACTERS = "{}[]*?\\"
 STAGING_PREFIX = "_staging-"
@@ -110,6 +110,10 @@ class Lake:
     def features(self, extractor: str) -> Table:
         """The features of one extractor."""
         return Table(self.folder / "features" / f"extractor={extractor}", FEATURES)
+
+    def unembedded(self, extractor: str) -> Table:
+        """What one extractor gives no vector, and why; readers of Parquet do not look there."""
+        return Table(self.features(extractor).folder / "_quarantine", UNEMBEDDED)
 
     def extractor_card(self, extractor: str) -> Mapping[str, Any]:
         """What an extraction told of its extractor; nothing where it told nothing."""

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurizers.embedder import read_ahead
+from featurizers.read_ahead import read_ahead
+from pipelines.crop_feed import STUDIES_REMEDY
 from pipelines.crop_reader import WINDOW, Step, rows_per_lane
-from pipelines.crop_rows import STUDIES_REMEDY, CropRows
+from pipelines.crop_rows import CropRows
 from pipelines.errors import ConfigError, LakeError
 from pipelines.folders import Folder
 

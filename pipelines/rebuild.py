@@ -7,12 +7,12 @@ from typing import Any
 
 from featurizers.backbones import Weights
 from featurizers.crops import describe_crops
-from featurizers.extractor import Extractor, Precision, describe_extractor
+from featurizers.extractor import Extractor, Precision, Storage, describe_extractor
 from featurizers.lungs import LungFinder
 from pipelines.config import Config, ConfigT
 from pipelines.datasets import crops_of
 from pipelines.errors import LakeError
-from pipelines.extract import BackboneConfig
+from pipelines.extract_config import BackboneConfig
 from pipelines.folders import Folder
 from pipelines.ingest import CropConfig
 from pipelines.lake import EXTRACTOR_CARD, Lake
@@ -67,7 +67,9 @@ def rebuild_extractor(lake: Lake, wanted: str, moved: Config) -> tuple[Extractor
     source = card["weights"] if was_newest else backbone.weights
     opened = open_backbone(lake, card["backbone"], source, backbone.seed)
     weights = opened.weights
-    found = describe_extractor(opened.spec.name, weights, Precision(card["precision"]), crops_of(lake))
+    # Cards from before there was a choice tell no storage.
+    storage = Storage(card.get("storage", Storage.FLOAT32))
+    found = describe_extractor(opened.spec.name, weights, Precision(card["precision"]), crops_of(lake), storage)
     if found.fingerprint != wanted:
         differing = ", ".join(name for name, value in asdict(found).items() if card.get(name) != value)
         raise LakeError(
@@ -83,7 +85,11 @@ def _recorded(table: Folder, section: str, model: type[ConfigT], moved: Config) 
     jobs = table / "_jobs"
     told: dict[str, Any] = {}
     for job in reversed(jobs.names()):
-        if "run.json" in (jobs / job).names():
-            told = (jobs / job).read_json("run.json")["config"][section]
+        if "run.json" not in (jobs / job).names():
+            continue
+        config = (jobs / job).read_json("run.json")["config"]
+        # A compaction has a config of another kind.
+        if section in config:
+            told = config[section]
             break
     return model.model_validate(told | moved.model_dump(exclude_none=True))

@@ -14,11 +14,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pipelines.errors import LakeError
-from pipelines.extract import told_setup
+from pipelines.executor_embedder import told_setup
 from pipelines.folders import Folder
-from pipelines.increment import Increment
+from pipelines.increment import Increment, Pace, SourceFile, fill
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
+from pipelines.live_counts import Teller
 from pipelines.progress import clock
 from pipelines.score_archive import plan_archive, score_archive
 from pipelines.score_config import CHUNK_OF_FEATURES, ScoreConfig, ScoreFrom
@@ -31,8 +32,8 @@ from pipelines.score_summary import (
     summary_lines,
     write_predictions_csv,
 )
-from pipelines.scoring import ROWS_AT_ONCE, HeadTables, ScoredHead, ShippedHeads, score_batches
-from pipelines.session import spark_session
+from pipelines.scoring import ANSWERS, ROWS_AT_ONCE, HeadTables, ScoredHead, ShippedHeads, score_batches
+from pipelines.session import TaskCores, spark_session
 from pipelines.stored_heads import load_head
 from pipelines.tables import ORIGINAL, Table
 
@@ -99,17 +100,17 @@ def _score_features(lake: Lake, heads: tuple[ScoredHead, ...], config: ScoreConf
             work = Increment(
                 lake.features(extractor),
                 ("image_id", "features"),
-                HeadTables(lake, group),
+                tables := HeadTables(lake, group),
                 where=f"variant = {ORIGINAL}",
             )
             files = work.missing(spark)
             record.count("images", sum(file.missing for file in files))
             if files:
                 _write_cards(lake, group)
-                transform = functools.partial(score_batches, ShippedHeads.of(spark, group))
-                chunk_images = config.chunk_images or CHUNK_OF_FEATURES
+                make = functools.partial(_answers, spark, work, ShippedHeads.of(spark, group))
+                pace = Pace(config.chunk_images or CHUNK_OF_FEATURES, least=CHUNK_OF_FEATURES)
                 with record.time("score"):
-                    work.fill(spark, files, transform, verb="score", chunk_images=chunk_images, record=record)
+                    fill(tables.commit, files, make, spark=spark, verb="score", pace=pace, record=record)
         studies = lake.studies.read(spark).select("image_id", "dataset", "uri")
         for head in heads:
             table = lake.predictions(head.fingerprint)
@@ -130,6 +131,13 @@ def _score_features(lake: Lake, heads: tuple[ScoredHead, ...], config: ScoreConf
     else:
         top["new predictions"] = "none: every image with features is scored already"
     return top, lines
+
+
+def _answers(
+    spark: SparkSession, work: Increment, shipped: ShippedHeads, chunk: Sequence[SourceFile], tell: Teller
+) -> DataFrame:
+    transform = functools.partial(score_batches, shipped, count=tell)
+    return work.rows(spark, chunk).mapInArrow(transform, from_arrow_schema(ANSWERS))
 
 
 def _is_told(predictions: Table) -> bool:
@@ -156,7 +164,7 @@ def _score_images(lake: Lake, heads: tuple[ScoredHead, ...], config: ScoreConfig
     try:
         # The listing holds paths, which may hold names; it passes through Spark's scratch folders.
         with spark_session(
-            "score_studies", config.master, whole_executor_per_task=True, encrypted_scratch=True
+            "score_studies", config.master, task_cores=TaskCores.WHOLE_DRIVER, encrypted_scratch=True
         ) as spark:
             score_archive(spark, plan, tables, record, inputs)
             _write_cards(lake, heads)

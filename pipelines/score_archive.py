@@ -23,11 +23,12 @@ from featurizers.radiograph import DecodeLimits
 from pipelines.archives import FileImages
 from pipelines.datasets import Dataset, claim_scored, crops_of, dataset_of
 from pipelines.errors import LakeError, SourceError
-from pipelines.extract import (
+from pipelines.executor_embedder import (
     Concatenation,
     EmbedderSettings,
+    Workers,
     check_local_device,
-    parallel_tasks,
+    keep_setups,
     ship_weights,
     worth_compiling,
 )
@@ -37,12 +38,14 @@ from pipelines.ingest_worker import WorkerLimits
 from pipelines.job import JobRecord
 from pipelines.lake import Lake
 from pipelines.listing import ahead
+from pipelines.live_counts import LiveCounts
 from pipelines.progress import Progress
 from pipelines.pseudonyms import KEY_VARIABLE, PUBLIC_KEY, Pseudonymizer, secret_key
 from pipelines.rebuild import rebuild_crops, rebuild_extractor
 from pipelines.score_config import CHUNK_OF_IMAGES, Paths, ScoreConfig
 from pipelines.score_images import INPUTS, LISTED, STAGED_ANSWERS, Digests, ImageReader, ImageScorer
 from pipelines.scoring import ANSWERS, HeadTables, ShippedHeads
+from pipelines.session import named_jobs
 from pipelines.sources.dicom import NO_LABELS, DicomSource
 from pipelines.splits import SplitFractions
 from pipelines.tables import Table
@@ -148,7 +151,7 @@ def score_archive(
     All files are read: an image is known by its bytes. One that all heads have answered for is not decoded.
 
     Args:
-        spark: running, with one task per executor.
+        spark: running.
         plan: for the archive.
         tables: of the heads; they get the predictions.
         record: told the counts, timings and runs.
@@ -163,7 +166,7 @@ def score_archive(
     if plan.remembered:
         claim_scored(lake, plan.reader.identities.pseudonymizer.dataset, plan.remembered)
     setups = spark.sparkContext.accumulator([], Concatenation())
-    counter = spark.sparkContext.accumulator(0)
+    workers = Workers.of(spark, config.device)
     scorer = ImageScorer(
         reader=replace(plan.reader, finder=None),
         # These go out once; with every chunk's function Spark would keep a copy of them.
@@ -177,27 +180,32 @@ def score_archive(
             crops=plan.extractor.crops,
             device=config.device,
             batch_size=config.batch_size,
-            compile=worth_compiling(spark, config.compile, plan.files),
+            memory_mb=None,
+            compile=worth_compiling(config.compile, plan.files, workers),
+            storage=plan.extractor.storage,
         ),
         heads=ShippedHeads.of(spark, tables.heads),
         tell_setup=setups.add,
-        count=counter.add,
     )
-    with record.time("score"), Progress("score", plan.files, lambda: int(counter.value)):
+    with (
+        record.time("score"),
+        LiveCounts(spark) as live,
+        Progress("score", plan.files, lambda: min(plan.files, live.done.images)),
+    ):
         for listed in ahead(_listed(plan, config.chunk_images or CHUNK_OF_IMAGES)):
             staging = lake.new_staging()
             try:
-                staged = _stage(spark, listed, scorer, staging)
+                with named_jobs(spark, f"score: files {live.committed + 1:,} to {live.committed + listed.num_rows:,}"):
+                    staged = _stage(spark, listed, replace(scorer, tell=live.teller()), workers, staging)
                 facts = _balanced(staged, listed.num_rows, tables, record)
                 answered = staged.where(F.col("head").isNotNull()).select(*ANSWERS.names)
                 # An archive may hold the same bytes twice.
                 tables.append(answered.dropDuplicates(["head", "image_id"]), record)
             finally:
                 staging.remove()
+            live.commit(listed.num_rows)
             _keep(facts, inputs)
-    # Workers set up at the same time: the slowest one is what the job waited for.
-    record.timings["model_setup"] = max((setup.seconds for setup in setups.value), default=0.0)
-    record.extra["compiled"] = sorted({setup.compiled for setup in setups.value})
+    keep_setups(record, setups.value)
 
 
 def _answered(spark: SparkSession, tables: HeadTables) -> Digests:
@@ -217,13 +225,14 @@ def _listed(plan: ArchivePlan, size: int) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(some, LISTED)
 
 
-def _stage(spark: SparkSession, listed: pa.Table, scorer: ImageScorer, staging: Folder) -> DataFrame:
+def _stage(spark: SparkSession, listed: pa.Table, scorer: ImageScorer, workers: Workers, staging: Folder) -> DataFrame:
     fewest = -(-listed.num_rows // MOST_PER_TASK)
     most = -(-listed.num_rows // FEWEST_PER_TASK)
-    tasks = max(fewest, min(parallel_tasks(spark) * TASKS_PER_WORKER, most))
+    tasks = max(fewest, min(workers.number * TASKS_PER_WORKER, most))
     rows = spark.createDataFrame(listed).repartition(tasks)
     # Materialised before anything filters on it: in one plan Spark may run a Python function twice (SPARK-47672).
-    rows.mapInArrow(scorer.score_all, from_arrow_schema(STAGED_ANSWERS)).write.parquet(staging.hadoop_uri)
+    answers = rows.mapInArrow(scorer.score_all, from_arrow_schema(STAGED_ANSWERS), profile=workers.profile)
+    answers.write.parquet(staging.hadoop_uri)
     return Table(staging, STAGED_ANSWERS).read_files(spark, [staging.hadoop_uri])
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from featurizers.embedder import BATCH_SIZE
+from featurizers.embedder import BATCH_SIZE, GPU_BATCH_SIZE
 from pipelines.config import Config, SparkConfig, as_list
-from pipelines.extract import COMPILE_PAYS_FROM, Compile
+from pipelines.executor_embedder import COMPILE_PAYS_FROM, Compile
 from pipelines.ingest import LimitsConfig, PolicyConfig
 
 #: Images per commit, unless the config tells.
@@ -86,7 +86,12 @@ class ScoreConfig(SparkConfig):
     backbone: ScoreBackboneConfig = ScoreBackboneConfig()
     crop: ScoreCropConfig = ScoreCropConfig()
     device: str = Field("cpu", description="from=images: cpu or cuda, as in extract_features")
-    batch_size: int = Field(BATCH_SIZE, gt=0, description="from=images: images per forward pass")
+    batch_size: int | None = Field(
+        None,
+        gt=0,
+        description=f"from=images: images per forward pass; null: {BATCH_SIZE} on a CPU, {GPU_BATCH_SIZE} on a GPU, "
+        "halved until a batch fits the memory",
+    )
     compile: Compile = Field(
         Compile.AUTO,
         description=f"from=images: compile the backbone; auto: from {COMPILE_PAYS_FROM:,} images per worker, given a "

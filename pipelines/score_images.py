@@ -19,8 +19,9 @@ from featurizers.lungs import LungFinder
 from featurizers.radiograph import Pixels
 from featurizers.reasons import Reason
 from pipelines.dicom_header import is_dicom, read_header
-from pipelines.extract import EmbedderSettings, Setup, cores_of_task, executor_embedder
+from pipelines.executor_embedder import EmbedderSettings, Setup, cores_of_task, executor_embedder
 from pipelines.ingest_worker import HEADLESS, Row, StudyReader, because, rejected
+from pipelines.live_counts import Teller
 from pipelines.scoring import ANSWERS, ShippedHeads, answers
 
 #: Where an input lies, as bytes, goes to the executors and no further: a path may carry an identifier. An input with a
@@ -93,7 +94,7 @@ class ImageScorer:
         settings: of the embedder.
         heads: that answer.
         tell_setup: told how long the embedder took to make.
-        count: told how many inputs are done.
+        tell: told how many inputs are done; each chunk has its own.
     """
 
     reader: ImageReader
@@ -101,7 +102,7 @@ class ImageScorer:
     settings: EmbedderSettings
     heads: ShippedHeads
     tell_setup: Callable[[list[Setup]], None]
-    count: Callable[[int], None]
+    tell: Teller | None = None
 
     def score_all(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Batches of the schema LISTED to batches of the schema STAGED_ANSWERS.
@@ -122,8 +123,8 @@ class ImageScorer:
                     else:
                         yield row, crop
 
-        for embedded in embedder.embed_crops(crops()):
-            others.extend(row | _NO_VECTOR for row in embedded.failed)
+        for embedded in embedder.embed_stream(crops(), _as_it_is):
+            others.extend(row | _NO_VECTOR for row in (*embedded.damaged, *embedded.not_finite))
             yield from self._answered(embedded.keys, embedded.features)
             yield from self._unanswered(others)
         yield from self._unanswered(others)
@@ -136,14 +137,22 @@ class ImageScorer:
             told = answers(fingerprint, trained, inputs.column("image_id"), features)
             columns = [(inputs if name in INPUTS.names else told).column(name) for name in STAGED_ANSWERS.names]
             yield pa.RecordBatch.from_arrays(columns, schema=STAGED_ANSWERS)
-        self.count(len(rows))
+        self._count(len(rows))
+
+    def _count(self, inputs: int) -> None:
+        if self.tell:
+            self.tell(inputs)
 
     def _unanswered(self, others: deque[Row]) -> Iterator[pa.RecordBatch]:
         # Another thread appends meanwhile.
         rows = [others.popleft() for _ in range(len(others))]
         if rows:
             yield pa.RecordBatch.from_pylist(rows, STAGED_ANSWERS)
-            self.count(len(rows))
+            self._count(len(rows))
+
+
+def _as_it_is(pixels: Pixels) -> Pixels:
+    return pixels
 
 
 _NO_VECTOR = because(

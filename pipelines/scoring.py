@@ -153,11 +153,6 @@ class HeadTables:
     heads: tuple[ScoredHead, ...]
 
     @property
-    def schema(self) -> pa.Schema:
-        """ANSWERS."""
-        return ANSWERS
-
-    @property
     def tables(self) -> tuple[Table, ...]:
         """Of the heads, in their order."""
         return tuple(self.lake.predictions(head.fingerprint) for head in self.heads)

@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 
 from py4j.protocol import Py4JError
@@ -34,6 +35,7 @@ ARROW_BATCH_ROWS = 64
 SPLIT_BYTES = 16 * 2**20
 
 
+_STAGE_NAME = "callSite.short"
 _ARROW_BATCH_KEY = "spark.sql.execution.arrow.maxRecordsPerBatch"
 SQL_SETTINGS = {
     _ARROW_BATCH_KEY: str(ARROW_BATCH_ROWS),
@@ -43,12 +45,23 @@ SQL_SETTINGS = {
 }
 
 
+class TaskCores(StrEnum):
+    """How many cores a Python task gets, unless the user set `spark.task.cpus`."""
+
+    #: Spark's default.
+    ONE = "one"
+    #: All of its executor: one multi-threaded model per executor rather than one model per core.
+    WHOLE_EXECUTOR = "whole executor"
+    #: The same where the driver does all the work; on a cluster a stage asks for its own by a resource profile.
+    WHOLE_DRIVER = "whole driver"
+
+
 @contextmanager
 def spark_session(
     name: str,
     master: str | None,
     *,
-    whole_executor_per_task: bool = False,
+    task_cores: TaskCores = TaskCores.ONE,
     encrypted_scratch: bool = False,
     arrow_batch_rows: int = ARROW_BATCH_ROWS,
 ) -> Iterator[SparkSession]:
@@ -60,8 +73,7 @@ def spark_session(
     Args:
         name: the application's name in Spark's UI.
         master: Spark master; None leaves what spark-submit was told, or local[*] without it.
-        whole_executor_per_task: give each Python task all cores of its executor (one multi-threaded model per
-            executor rather than one model per core), unless `spark.task.cpus` was set by the user.
+        task_cores: of a Python task.
         encrypted_scratch: what Spark keeps on disk while it runs (shuffles, what the driver hands over) is encrypted,
             unless the user set `spark.io.encryption.enabled` or started the session.
         arrow_batch_rows: rows that a Python task gets at once, unless the user set them.
@@ -87,14 +99,27 @@ def spark_session(
         finally:
             _set(running, before)
         return
-    session = _start(
-        name, master, sql, whole_executor_per_task=whole_executor_per_task, encrypted_scratch=encrypted_scratch
-    )
+    session = _start(name, master, sql, task_cores=task_cores, encrypted_scratch=encrypted_scratch)
     try:
         _ship_packages(session)
         yield session
     finally:
         session.stop()
+
+
+@contextmanager
+def named_jobs(spark: SparkSession, name: str) -> Iterator[None]:
+    """Spark's UI calls what the body has it do by this name: jobs, stages and queries."""
+    context = spark.sparkContext
+    before = context.getLocalProperty(_STAGE_NAME)
+    context.setJobDescription(name)
+    context.setLocalProperty(_STAGE_NAME, name)
+    try:
+        yield
+    finally:
+        # None takes a property back.
+        context.setJobDescription(None)  # type: ignore[arg-type]
+        context.setLocalProperty(_STAGE_NAME, before)  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -106,7 +131,7 @@ def scratch_folder() -> Path:
 
 
 def _start(
-    name: str, master: str | None, sql: Mapping[str, str], *, whole_executor_per_task: bool, encrypted_scratch: bool
+    name: str, master: str | None, sql: Mapping[str, str], *, task_cores: TaskCores, encrypted_scratch: bool
 ) -> SparkSession:
     # Executors run the driver's Python; without this Spark starts whatever `python3` means on the machine.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -122,10 +147,11 @@ def _start(
     # pyspark's own launcher turns Spark's bar on; ours tells images, not tasks.
     builder = builder.config("spark.ui.showConsoleProgress", "false")
     settings = dict(sql)
-    if (master or given.get("spark.master", "local[*]") or "").startswith("local"):
+    where = master or given.get("spark.master", "local[*]") or ""
+    if where.startswith("local"):
         # Spark's 200 are meant for clusters; each costs some milliseconds, also when it is empty.
         settings["spark.sql.shuffle.partitions"] = str(_jvm_cores())
-    if whole_executor_per_task:
+    if task_cores is TaskCores.WHOLE_EXECUTOR or (task_cores is TaskCores.WHOLE_DRIVER and runs_in_driver(where)):
         settings["spark.task.cpus"] = str(executor_cores(given, master))
     if encrypted_scratch:
         settings["spark.io.encryption.enabled"] = "true"
@@ -148,6 +174,11 @@ def _ship_packages(session: SparkSession) -> None:
     context = session.sparkContext
     if not any(file.endswith(f"/{PACKAGES_ZIP}") for file in context.listFiles):
         context.addPyFile(str(zip_packages(scratch_folder())))
+
+
+def runs_in_driver(master: str | None) -> bool:
+    """Whether the driver's machine does all the work: a master local, not a cluster of any kind."""
+    return re.match(r"local($|\[)", master or "") is not None
 
 
 def executor_cores(conf: SparkConf, master: str | None) -> int:

@@ -35,6 +35,7 @@ class OpenedBackbone:
         crops: how the crops were made that it was trained on; None where no card tells.
         hold_out: whom its training held out, as `HeldOut.as_dict` tells it; None where it was not trained here.
         caution: why these may be images that it learned from all the same; None where they can't, or no card tells.
+        file: path of the weights; None where they are torchvision's or timm's own, random, or of a lake.
     """
 
     spec: BackboneSpec
@@ -42,6 +43,7 @@ class OpenedBackbone:
     crops: str | None = None
     hold_out: Mapping[str, Any] | None = None
     caution: str | None = None
+    file: str | None = None
 
     @property
     def backbones_hold_out(self) -> BackbonesHoldOut:
@@ -86,7 +88,7 @@ def open_backbone(lake: Lake, name: str | None, weights: str, seed: int = 0) -> 
     spec = get_backbone(name or stated_backbone(file) or DEFAULT_BACKBONE)
     loaded = load_weights(spec, str(file), seed)
     if run is None:
-        return OpenedBackbone(spec, loaded, *_told_beside(Folder.at(str(file.parent))))
+        return OpenedBackbone(spec, loaded, *_told_beside(Folder.at(str(file.parent))), file=str(file.absolute()))
     return OpenedBackbone(spec, replace(loaded, source=f"{LAKE_PREFIX}{_of_backbones(run)}"), *_told_beside(run))
 
 

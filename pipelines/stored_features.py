@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import LakeError
+from pipelines.parquet import open_parquet
 from pipelines.progress import Progress
-from pipelines.tables import FEATURES, ROW_GROUP_BYTES, ROWS_PER_FILE, Table, open_parquet
+from pipelines.tables import FEATURES, ROW_GROUP_BYTES, ROWS_PER_FILE, Table
 
 _KEYS = pa.schema([FEATURES.field("image_id"), FEATURES.field("variant")])
 _LISTS = FEATURES.field("features").type

@@ -19,7 +19,7 @@ from pyspark import SparkContext
 
 from pipelines.finetune_config import FinetuneConfig
 from pipelines.folders import new_run_id
-from pipelines.session import spark_session
+from pipelines.session import TaskCores, spark_session
 from pipelines.shared_paths import Ask, ask_executors, check_shared, is_local_master, lacking
 from pipelines.sweep_call import Call, Status, TrialResult, run_trial
 from pipelines.sweep_config import LOCAL, SPARK
@@ -48,7 +48,7 @@ def trial_runner(workers: str | None, trials: int, master: str | None = None) ->
         yield lambda calls: ((place, run_trial(call)) for place, call in enumerate(calls))
     elif workers == SPARK:
         with (
-            spark_session("sweep_backbones", master, whole_executor_per_task=True) as spark,
+            spark_session("sweep_backbones", master, task_cores=TaskCores.WHOLE_EXECUTOR) as spark,
             _spark_jobs(spark.sparkContext) as (executor, work),
         ):
             context = spark.sparkContext

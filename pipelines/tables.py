@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -16,8 +14,8 @@ from pyspark.sql import functions as F  # noqa: N812  the name that Spark's docu
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from featurizers.crops import Cropper
-from pipelines.errors import LakeError
 from pipelines.folders import Folder
+from pipelines.parquet import parquet_files
 
 #: Row groups of this many bytes let a few hundred crops be read without holding a file of thousands.
 ROW_GROUP_BYTES = 16 * 2**20
@@ -83,6 +81,11 @@ RESTAMPED = pa.schema([("dataset", pa.string()), ("stamp", pa.string())])
 ORIGINAL = 0
 
 FEATURES = pa.schema([("image_id", pa.string()), ("variant", pa.int32()), ("features", pa.list_(pa.float32()))])
+
+#: Crops, or copies of them, that an extractor gives no vector; see featurizers.reasons.NoVector.
+UNEMBEDDED = pa.schema(
+    [("image_id", pa.string()), ("variant", pa.int32()), ("reason", pa.string()), ("detail", pa.string())]
+)
 
 PREDICTIONS = pa.schema(
     [
@@ -168,41 +171,6 @@ class Table:
         schema = pa.schema([self.schema.field(name) for name in columns])
         tables = [pq.read_table(path, columns=columns, filesystem=filesystem).cast(schema) for path in self.files()]
         return pa.concat_tables(tables) if tables else schema.empty_table()
-
-
-def parquet_files(run: Folder) -> Iterator[str]:
-    """The paths of a run's Parquet files, inside its file system."""
-    return (f"{run.path}/{name}" for name in run.names() if name.endswith(".parquet"))
-
-
-@contextlib.contextmanager
-def open_parquet(
-    path: str,
-    filesystem: fsspec.AbstractFileSystem,
-    metadata: pq.FileMetaData | None = None,
-    buffer_size: int = 0,
-    *,
-    remedy: str,
-) -> Iterator[pq.ParquetFile]:
-    """A Parquet file; what can't be read in it is told as such.
-
-    Args:
-        path: inside its file system.
-        filesystem: the one that holds it.
-        metadata: the file's, if it is known.
-        buffer_size: how much of a column is read at a time, bytes; 0: all that a row group has of it.
-        remedy: what to do about a damaged one.
-
-    Raises:
-        LakeError: if it can't be opened, or, inside the context, read.
-    """
-    try:
-        with pq.ParquetFile(path, filesystem=filesystem, metadata=metadata, buffer_size=buffer_size) as parquet:
-            yield parquet
-    except (OSError, pa.ArrowException) as error:
-        raise LakeError(
-            f"'{path}' can't be read: {' '.join(str(error).split())}. If it is damaged, {remedy}."
-        ) from error
 
 
 def cropper_told() -> Column:

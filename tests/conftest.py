@@ -14,7 +14,7 @@ from small_backbone import UNTRAINED
 from pipelines.extract import ExtractConfig, extract
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.phantoms import PhantomsConfig, make_phantoms
-from pipelines.session import spark_session
+from pipelines.session import TaskCores, spark_session
 
 # How long an example takes says nothing here: machines are shared.
 settings.register_profile("pleura", deadline=None)
@@ -42,7 +42,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """The one Spark session of all tests; pipelines find it running and use it."""
-    with spark_session("tests", "local[2]", whole_executor_per_task=True) as session:
+    with spark_session("tests", "local[2]", task_cores=TaskCores.WHOLE_EXECUTOR) as session:
         session.conf.set("spark.sql.shuffle.partitions", "2")
         yield session
 

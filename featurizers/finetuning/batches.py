@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from featurizers.crops import decode_png
-from featurizers.embedder import BATCHES_AHEAD, fit, read_ahead
+from featurizers.embedder import BATCHES_AHEAD, fit
 from featurizers.errors import FeaturizerError
 from featurizers.radiograph import Pixels
+from featurizers.read_ahead import map_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +62,4 @@ def decoded(
                 rows.append(number)
         return Batch(np.array(rows, np.int64), pixels[: len(rows)], tuple(damaged))
 
-    def submitted() -> Iterator[Future[Batch]]:
-        for step in steps:
-            yield pool.submit(decode, step)
-
-    with contextlib.ExitStack() as stack:
-        if isinstance(steps, Generator):
-            stack.enter_context(contextlib.closing(steps))
-        pool = stack.enter_context(ThreadPoolExecutor(threads, "decode"))
-        ahead = stack.enter_context(contextlib.closing(read_ahead(submitted(), threads + BATCHES_AHEAD)))
-        for batch in ahead:
-            yield batch.result()
+    yield from map_ahead(decode, steps, threads=threads, depth=threads + BATCHES_AHEAD)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from featurizers.embedder import check_device
+from featurizers.devices import check_device
 from featurizers.errors import TrainingError
 from featurizers.extractor import Precision
 from featurizers.finetuning.augmentation import Augmentation, Augmenter

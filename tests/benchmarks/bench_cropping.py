@@ -42,7 +42,8 @@ from featurizers.crops import decode_png
 from featurizers.embedder import fit
 from featurizers.radiograph import Pixels
 from pipelines.acquisition import black_share, ranks_within
-from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.extract import ExtractConfig, extract
+from pipelines.extract_config import BackboneConfig
 from pipelines.ingest import CropConfig, IngestConfig, ingest
 from pipelines.lake import Lake
 from pipelines.splits import Split

@@ -26,7 +26,8 @@ from featurizers.crops import decode_png, encode_png
 from featurizers.embedder import Embedder
 from featurizers.extractor import Precision
 from featurizers.phantoms import draw_phantom
-from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.extract import ExtractConfig, extract
+from pipelines.extract_config import BackboneConfig
 from pipelines.lake import Lake
 from pipelines.tables import STUDIES, Table
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -17,7 +15,8 @@ from PIL import Image
 
 from featurizers.backbones import Weights, get_backbone, load_weights
 from featurizers.crops import decode_png, encode_png
-from featurizers.embedder import Embedded, Embedder, can_compile, check_device, embed, fit, read_ahead
+from featurizers.devices import can_compile
+from featurizers.embedder import Embedded, Embedder, embed, fit
 from featurizers.errors import FeaturizerError
 from featurizers.extractor import Precision
 from featurizers.phantoms import draw_phantom
@@ -253,9 +252,9 @@ def test_the_notebook_call_gives_the_embedders_vectors(images: list[UInt8Array],
 def test_crops_that_were_never_stored_give_the_same_vectors(
     embedder: Embedder, images: list[UInt8Array], vectors: Float32Array
 ) -> None:
-    batches = list(embedder.embed_crops((index, image) for index, image in enumerate(images)))
+    batches = list(embedder.embed_stream(enumerate(images), np.asarray))
     assert [key for batch in batches for key in batch.keys] == list(range(5))
-    assert [key for batch in batches for key in batch.failed] == []
+    assert [key for batch in batches for key in batch.damaged] == []
     np.testing.assert_array_equal(np.concatenate([batch.features for batch in batches]), vectors)
 
 
@@ -268,7 +267,7 @@ def test_stored_crops_give_the_vectors_of_their_pixels(
     crops.insert(4, ("bad-1", pngs[0][: len(pngs[0]) // 2]))
     batches = list(embedder.embed_pngs(iter(crops)))
     assert [key for batch in batches for key in batch.keys] == [f"id-{index}" for index in range(5)]
-    assert [key for batch in batches for key in batch.failed] == ["bad-0", "bad-1"]
+    assert [key for batch in batches for key in batch.damaged] == ["bad-0", "bad-1"]
     np.testing.assert_array_equal(np.concatenate([batch.features for batch in batches]), vectors)
     # Stored crops are lossless.
     np.testing.assert_array_equal(decode_png(pngs[4]), images[4])
@@ -284,7 +283,7 @@ def coloured_png() -> bytes:
 def test_only_damaged_crops_are_told_and_have_no_vector(crop: bytes, embedder: Embedder) -> None:
     (batch,) = embedder.embed_pngs([("bad", crop)])
     assert batch.keys == []
-    assert batch.failed == ["bad"]
+    assert (batch.damaged, batch.not_finite) == (["bad"], [])
     assert batch.features.shape == (0, 2048)
 
 
@@ -305,7 +304,7 @@ def test_every_crop_is_in_keys_or_in_failed_with_its_own_vector(
     batches: list[Embedded[int]] = list(embedder.embed_pngs(crops))
     keys = [key for batch in batches for key in batch.keys]
     assert keys == [key for key, good in enumerate(whole) if good]
-    assert [key for batch in batches for key in batch.failed] == [key for key, good in enumerate(whole) if not good]
+    assert [key for batch in batches for key in batch.damaged] == [key for key, good in enumerate(whole) if not good]
     assert [float(row[0]) for batch in batches for row in batch.features] == keys
 
 
@@ -315,7 +314,7 @@ def test_vectors_with_nan_are_failures(weights: Weights, images: list[UInt8Array
     broken = Embedder("resnet50", Weights("", {**weights.state, "layer4.2.bn3.bias": bias}), batch_size=BATCH)
     (batch,) = broken.embed_pngs([("a", encode_png(images[0])), ("b", encode_png(images[1]))])
     assert batch.keys == []
-    assert batch.failed == ["a", "b"]
+    assert (batch.damaged, batch.not_finite) == ([], ["a", "b"])
     assert batch.features.shape == (0, 2048)
 
 
@@ -328,9 +327,10 @@ def test_one_vector_with_infinity_costs_only_its_own_image(
         return rows
 
     monkeypatch.setattr(embedder, "forward", overflow)
-    (batch,) = embedder.embed_pngs([("a", DAMAGED), ("0", encode_png(images[0])), ("1", encode_png(images[1]))])
+    batch, last = embedder.embed_pngs([("0", encode_png(images[0])), ("1", encode_png(images[1])), ("a", DAMAGED)])
     assert batch.keys == ["0"]
-    assert batch.failed == ["a", "1"]
+    assert (batch.damaged, batch.not_finite) == ([], ["1"])
+    assert (last.keys, last.damaged) == ([], ["a"])
     np.testing.assert_array_equal(batch.features, vectors[[0]])
 
 
@@ -341,104 +341,6 @@ def test_an_error_of_the_source_of_crops_reaches_the_caller(embedder: Embedder) 
 
     with pytest.raises(OSError, match="the disk is gone"):
         list(embedder.embed_pngs(crops()))
-
-
-@given(st.lists(st.integers()), st.integers(1, 5))
-def test_reading_ahead_keeps_all_items_in_order(items: list[int], depth: int) -> None:
-    assert list(read_ahead(iter(items), depth)) == items
-
-
-def test_the_producers_error_is_raised_behind_the_items_before_it() -> None:
-    def items() -> Iterator[int]:
-        yield from (1, 2, 3)
-        raise KeyError("lost")
-
-    ahead = read_ahead(items(), 2)
-    assert [next(ahead), next(ahead), next(ahead)] == [1, 2, 3]
-    with pytest.raises(KeyError, match="lost"):
-        next(ahead)
-    assert readers() == []
-
-
-class Endless(Iterator[int]):
-    """1, 2, 3 …, counting how many were pulled."""
-
-    pulled = 0
-
-    def __next__(self) -> int:
-        self.pulled += 1
-        return self.pulled
-
-
-def test_a_consumer_that_stops_early_ends_the_reading() -> None:
-    items = Endless()
-    ahead = read_ahead(items, 3)
-    assert next(ahead) == 1
-    assert len(readers()) == 1
-    ahead.close()  # type: ignore[attr-defined]
-    assert readers() == []
-    stopped_at = items.pulled
-    time.sleep(0.05)
-    assert items.pulled == stopped_at
-
-
-def test_an_error_of_the_consumer_ends_the_reading() -> None:
-    with pytest.raises(ZeroDivisionError):
-        for item in read_ahead(iter(range(1000)), 3):
-            assert 1 / (2 - item) > 0
-    assert readers() == []
-
-
-@pytest.mark.parametrize("depth", [1, 3])
-def test_reading_stays_at_most_depth_items_ahead(depth: int) -> None:
-    items = Endless()
-    ahead = read_ahead(items, depth)
-    for taken in range(1, 4):
-        next(ahead)
-        # Time enough to run away.
-        time.sleep(0.1)
-        assert items.pulled <= taken + depth
-    ahead.close()  # type: ignore[attr-defined]
-
-
-def test_reading_goes_on_while_the_consumer_works() -> None:
-    second_read = threading.Event()
-
-    def items() -> Iterator[int]:
-        yield 1
-        second_read.set()
-        yield 2
-
-    ahead = read_ahead(items(), 2)
-    assert next(ahead) == 1
-    assert second_read.wait(5)
-    assert list(ahead) == [2]
-
-
-def readers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
-
-
-def test_the_cpu_is_there() -> None:
-    assert check_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:-1", "cuda:x"], ids=["word", "empty", "negative", "letter"])
-def test_a_name_that_is_no_device_is_told_with_those_that_are(name: str) -> None:
-    with pytest.raises(FeaturizerError, match=rf"'{name}' is no device. Use cpu, cuda or cuda:N"):
-        check_device(name)
-
-
-def test_a_gpu_that_is_not_there_is_told_with_what_to_check() -> None:
-    with pytest.raises(FeaturizerError, match=r"device=cuda:99 .*GPU\(s\) here. .*device=cpu.*CUDA_VISIBLE_DEVICES"):
-        check_device("cuda:99")
-
-
-@pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
-def test_a_device_of_another_machine_is_told(name: str) -> None:
-    """All are names that torch knows; none computes here."""
-    with pytest.raises(FeaturizerError, match="Use cpu, cuda or cuda:N"):
-        check_device(name)
 
 
 def test_the_device_is_checked_before_the_backbone_is_built(weights: Weights) -> None:

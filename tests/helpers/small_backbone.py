@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.extract import BackboneConfig
+from pipelines.extract_config import BackboneConfig
 
 NAME = "resnet18:size=96"
 FEATURES = 512

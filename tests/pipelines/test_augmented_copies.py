@@ -25,10 +25,12 @@ from featurizers.embedder import Embedder
 from featurizers.extractor import Precision
 from featurizers.finetuning.augmentation import Augmentation
 from pipelines.acquisition import HoldOutBy, HoldOutSettings, hold_out
-from pipelines.augmented_copies import CopiesConfig, CopyIncrement, CopyPlan, CopyRule, draw_copies
+from pipelines.augmented_copies import CopiesConfig, CopyPlan, draw_copies
 from pipelines.config import model_from
+from pipelines.copy_rule import CopyRule
 from pipelines.errors import ConfigError, LakeError
 from pipelines.extract import ExtractConfig, extract
+from pipelines.extract_target import FeaturesTarget
 from pipelines.job import JobRecord
 from pipelines.labelled import read_labelled
 from pipelines.lake import Lake
@@ -162,15 +164,16 @@ def test_a_copy_has_the_vector_of_its_own_view_of_the_crop(balanced: tuple[Lake,
 def test_a_second_extraction_does_nothing_and_one_that_was_cut_short_goes_on(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = iter([None, KeyboardInterrupt()])
-    rows = CopyIncrement._rows
+    commit = FeaturesTarget.commit
+    # Four commits of crops, and one of copies.
+    calls = iter([None, None, None, None, None, KeyboardInterrupt()])
 
-    def rows_once(*arguments: object) -> object:
+    def interrupted(*arguments: object) -> None:
         if error := next(calls, None):
             raise error
-        return rows(*arguments)  # type: ignore[arg-type]
+        commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(CopyIncrement, "_rows", rows_once)
+    monkeypatch.setattr(FeaturesTarget, "commit", interrupted)
     # Classes that lie in all three files, so that there are several commits.
     write_run(lake.studies, [draw(100, [("train", NORMAL, 1), ("train", PNEUMONIA, 9)])])
     with pytest.raises(KeyboardInterrupt):

@@ -12,6 +12,7 @@ from pydantic import Field
 from classifiers.tasks import get_task
 from featurizers.backbones import get_backbone
 from pipelines.audit import AuditConfig
+from pipelines.compact import CompactConfig
 from pipelines.compare import CompareConfig
 from pipelines.config import Config, HelpRequested, help_text, read_config
 from pipelines.cross_validation_grid import CrossValidationConfig
@@ -127,6 +128,7 @@ JOBS: dict[str, type[Config]] = {
     "audit_lake": AuditConfig,
     "evaluate_lungs": LungEvaluationConfig,
     "explore_dataset": ExploreConfig,
+    "compact_lake": CompactConfig,
     "extract_features": ExtractConfig,
     "finetune_backbone": FinetuneConfig,
     "sweep_backbones": SweepConfig,

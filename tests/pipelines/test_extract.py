@@ -23,7 +23,8 @@ from featurizers.embedder import Embedder
 from featurizers.errors import FeaturizerError
 from pipelines.errors import LakeError
 from pipelines.extract import ExtractConfig, extract
-from pipelines.increment import Increment, SourceFile, chunks
+from pipelines.extract_target import FeaturesTarget
+from pipelines.increment import SourceFile, chunks
 from pipelines.lake import Lake
 from pipelines.stored_features import as_matrix
 
@@ -91,14 +92,14 @@ def test_a_killed_extraction_goes_on_where_it_was(
     """Kill after the first committed chunk; the second run extracts only what is missing."""
     split_studies(lake)
     calls = iter([None, KeyboardInterrupt()])
-    rows = Increment._rows
+    commit = FeaturesTarget.commit
 
-    def rows_once(*arguments: object) -> object:
+    def interrupted(*arguments: object) -> None:
         if error := next(calls, None):
             raise error
-        return rows(*arguments)  # type: ignore[arg-type]
+        commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Increment, "_rows", rows_once)
+    monkeypatch.setattr(FeaturesTarget, "commit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(config(lake, chunk_images=1))
     partial = vectors(lake)
@@ -154,7 +155,7 @@ def test_a_damaged_crop_costs_no_other_image_its_vector(lake: Path) -> None:
         crc.unlink()
     summary = str(extract(config(lake)))
     image_id = table["image_id"][1].as_py()
-    assert f"1, no features: {image_id}" in summary
+    assert f"1 (damaged_crop 1): {image_id}" in summary
     assert len(vectors(lake)) == sum(len(pq.read_table(f)) for f in (lake / "studies").glob("run=*/*.parquet")) - 1
 
 
@@ -191,7 +192,7 @@ def test_a_lake_without_studies_is_told(tmp_path: Path) -> None:
 )
 def test_chunks_are_whole_files_up_to_a_size(missing: list[int], size: int, expected: list[int]) -> None:
     files = [SourceFile(str(index), number, number) for index, number in enumerate(missing)]
-    assert [len(chunk) for chunk in chunks(files, size)] == expected
+    assert [len(chunk) for chunk in chunks(files, lambda: size)] == expected
 
 
 def split_studies(lake: Path) -> None:

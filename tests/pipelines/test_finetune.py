@@ -24,7 +24,8 @@ from classifiers.errors import TaskError
 from featurizers.errors import TrainingError, WeightsError
 from featurizers.extractor import Precision
 from pipelines.errors import ConfigError, LakeError
-from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.extract import ExtractConfig, extract
+from pipelines.extract_config import BackboneConfig
 from pipelines.finetune import finetune, plan_training
 from pipelines.lake import Lake
 from pipelines.stored_heads import load_head

@@ -100,7 +100,7 @@ def test_a_users_running_session_is_left_running_by_another_thread(tmp_path: Pat
         import threading
         sys.path.insert(0, {str(ROOT)!r})
         from pyspark.sql import SparkSession
-        from pipelines.session import spark_session
+        from pipelines.session import TaskCores, spark_session
 
         users = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
 
@@ -170,14 +170,14 @@ def test_executors_in_processes_of_their_own_import_our_packages_from_the_shippe
         import os
         import sys
         sys.path.insert(0, {str(ROOT)!r})
-        from pipelines.session import spark_session
+        from pipelines.session import TaskCores, spark_session
 
         def look(rows):
             import classifiers.errors, featurizers.errors, pipelines.folders
             modules = (classifiers.errors, featurizers.errors, pipelines.folders)
             yield {{"files": [module.__file__ for module in modules], "folder": os.getcwd(), "python": sys.executable}}
 
-        with spark_session("test", "local-cluster[2,1,1024]", whole_executor_per_task=True) as session:
+        with spark_session("test", "local-cluster[2,1,1024]", task_cores=TaskCores.WHOLE_EXECUTOR) as session:
             context = session.sparkContext
             # A barrier needs both executors at the same time.
             found = context.parallelize(range(2), 2).barrier().mapPartitions(look).collect()

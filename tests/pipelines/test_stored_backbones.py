@@ -17,7 +17,8 @@ from featurizers.errors import WeightsError
 from pipelines.acquisition import HeldOut
 from pipelines.config import Config
 from pipelines.errors import LakeError
-from pipelines.extract import BackboneConfig, ExtractConfig, extract
+from pipelines.extract import ExtractConfig, extract
+from pipelines.extract_config import BackboneConfig
 from pipelines.folders import Folder
 from pipelines.lake import Lake
 from pipelines.rebuild import rebuild_extractor
