@@ -83,6 +83,7 @@ class Embedder:
         extractor: what decides the vectors.
         batch_size: images per forward pass.
         stages: where the time went, since the embedder was made.
+        cuda: the passes on a GPU; None on a CPU.
 
     Raises:
         WeightsError: if the weights do not fit.
@@ -114,9 +115,9 @@ class Embedder:
         network = FrozenNetwork(self._spec, weights, precision).eval().to(self._device)
         self.batch_size = batch_size or fitting_batch_size(network, self._spec.input_size, self._device, memory_mb)
         self._forward: Callable[[Tensor], Tensor] = compile_network(network) if compiled else network
-        self._cuda: CudaPasses | None = None
+        self.cuda: CudaPasses | None = None
         if self._device.type == "cuda":
-            self._cuda = CudaPasses(self._forward, self.batch_size, self._spec.input_size, self._device, self.stages)
+            self.cuda = CudaPasses(self._forward, self.batch_size, self._spec.input_size, self._device, self.stages)
 
     def warm_up(self) -> Float32Array:
         """Do what only the first batch pays for: compiling, and laying the weights out; gives vectors of black images.
@@ -186,8 +187,8 @@ class Embedder:
 
     def forward(self, batch: Pixels) -> Float32Array:
         """One pass of the backbone: uint8 (batch_size, size, size) to float32 (batch_size, feature_dim)."""
-        if self._cuda:
-            return self._rounded(self._cuda.forward(batch))
+        if self.cuda:
+            return self._rounded(self.cuda.forward(batch))
         # no_grad, not inference_mode: a tensor of another mode makes a compiled backbone compile again.
         with torch.no_grad():
             return self._rounded(np.asarray(self._forward(torch.from_numpy(batch)).numpy(), np.float32))
@@ -199,8 +200,8 @@ class Embedder:
             return features.astype(np.float16).astype(np.float32)
 
     def _passes(self, batches: Iterator[tuple[_Ready[KeyT], Pixels]]) -> Iterator[tuple[_Ready[KeyT], Float32Array]]:
-        if self._cuda:
-            for ready, features in self._cuda.run(batches):
+        if self.cuda:
+            for ready, features in self.cuda.run(batches):
                 yield ready, self._rounded(features)
             return
         for ready, batch in batches:

@@ -20,6 +20,7 @@ from pipelines.audit_storage import (
     feature_tables,
     histories,
     is_scored_from_images,
+    quarantines,
     staging,
     stored,
     table_folders,
@@ -130,7 +131,8 @@ def _look(lake: Lake, config: AuditConfig, record: JobRecord) -> LakeBooks:
     # Before the counts: what an ingest adds meanwhile may not be taken for lost.
     ingests = histories(lake, set(registered))
     with record.time("count"), spark_session("audit_lake", config.master) as spark, _unreadable_files_told():
-        images = count_images(spark, lake.studies, tables) if tables or lake.studies.folder.runs() else {}
+        without = quarantines(lake)
+        images = count_images(spark, lake.studies, tables, without) if tables or lake.studies.folder.runs() else {}
         datasets = count_datasets(spark, lake, config.examples)
         is_twice = bool(images) and images["studies"].twice > 0
         runs_twice = runs_with_images_twice(spark, lake.studies) if is_twice else []

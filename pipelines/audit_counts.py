@@ -95,7 +95,7 @@ class ImageCounts:
 
     Attributes:
         rows: of the table, augmented copies included.
-        lacking: studies that have none.
+        lacking: studies that have none, and are not known to get none.
         without_study: images that are no study's.
         twice: images with several rows, augmented copies aside.
     """
@@ -197,7 +197,9 @@ def _compare(quarantine: DataFrame, studies: DataFrame, datasets: Mapping[str, D
         setattr(datasets[row["dataset"]], row["what"], row["count"])
 
 
-def count_images(spark: SparkSession, studies: Table, others: Mapping[str, Table]) -> dict[str, ImageCounts]:
+def count_images(
+    spark: SparkSession, studies: Table, others: Mapping[str, Table], without: Mapping[str, Table]
+) -> dict[str, ImageCounts]:
     """Compare the images of tables with those of studies, in one shuffle.
 
     Args:
@@ -205,16 +207,23 @@ def count_images(spark: SparkSession, studies: Table, others: Mapping[str, Table
         studies: of the lake; told under the name "studies".
         others: features and predictions, by name; read in this order, so that later stages come first: what a
             running job adds meanwhile has its study all the same.
+        without: of some of these, the images that are known to get no row, which do not lack one.
     """
     names = [*others, "studies"]
     tables = [*others.values(), studies]
     rows = [_images(table, number, spark) for number, table in enumerate(tables)]
+    rows += [
+        _images(without[name], number, spark).withColumns({"is_original": F.lit(False), "is_row": F.lit(False)})
+        for number, name in enumerate(names)
+        if name in without
+    ]
     number, study = range(len(names)), len(names) - 1
     per_image = (
         functools.reduce(DataFrame.unionAll, rows)
         .groupBy("image_id")
         .agg(
-            *(F.sum((F.col("table") == n).cast("long")).alias(f"rows{n}") for n in number),
+            *(F.sum(((F.col("table") == n) & F.col("is_row")).cast("long")).alias(f"rows{n}") for n in number),
+            *(F.max((F.col("table") == n) & ~F.col("is_row")).alias(f"without{n}") for n in number),
             *(F.sum(((F.col("table") == n) & F.col("is_original")).cast("long")).alias(f"own{n}") for n in number),
         )
     )
@@ -223,7 +232,7 @@ def count_images(spark: SparkSession, studies: Table, others: Mapping[str, Table
     for n in number:
         sums += [
             F.sum(f"rows{n}").alias(f"rows{n}"),
-            F.sum((is_there[study] & ~is_there[n]).cast("long")).alias(f"lacking{n}"),
+            F.sum((is_there[study] & ~is_there[n] & ~F.col(f"without{n}")).cast("long")).alias(f"lacking{n}"),
             F.sum((~is_there[study] & is_there[n]).cast("long")).alias(f"without_study{n}"),
             F.sum((F.col(f"own{n}") > 1).cast("long")).alias(f"twice{n}"),
         ]
@@ -236,7 +245,9 @@ def count_images(spark: SparkSession, studies: Table, others: Mapping[str, Table
 
 def _images(table: Table, number: int, spark: SparkSession) -> DataFrame:
     is_original = F.col("variant") == 0 if "variant" in table.schema.names else F.lit(True)
-    return table.read(spark).select("image_id", F.lit(number).alias("table"), is_original.alias("is_original"))
+    return table.read(spark).select(
+        "image_id", F.lit(number).alias("table"), is_original.alias("is_original"), F.lit(True).alias("is_row")
+    )
 
 
 def runs_with_images_twice(spark: SparkSession, studies: Table) -> list[str]:

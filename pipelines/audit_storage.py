@@ -167,6 +167,12 @@ def feature_tables(lake: Lake) -> dict[str, Table]:
     }
 
 
+def quarantines(lake: Lake) -> dict[str, Table]:
+    """What extractors give no vector, where there is any, by the path of their features in the lake."""
+    tables = {f"features/extractor={extractor}": lake.unembedded(extractor) for extractor in lake.extractors()}
+    return {path: table for path, table in tables.items() if table.folder.runs()}
+
+
 def is_scored_from_images(table: Table) -> bool:
     """Whether a job filled these predictions from an archive's images."""
     jobs = table.folder / "_jobs"

@@ -151,6 +151,7 @@ def fill(
         unit: what progress calls the missing.
     """
     total = sum(file.missing for file in files)
+    began = time.monotonic()
     with LiveCounts(spark) as live:
 
         def read() -> str:
@@ -166,6 +167,8 @@ def fill(
                     commit(make(chunk, live.teller()), record)
                 pace.took(images, time.monotonic() - start)
                 live.commit(images)
+        if live.first_heard:
+            record.timings.setdefault("until first images", live.first_heard - began)
 
 
 def chunks(files: Iterable[SourceFile], chunk_images: Callable[[], int]) -> Iterator[list[SourceFile]]:

@@ -76,6 +76,7 @@ class LiveCounts:
     Attributes:
         done: what was committed, and of each partition under way what its furthest attempt did: a task that is
             repeated counts once.
+        first_heard: when a task told of its first images, on `time.monotonic`'s clock; None before that.
     """
 
     def __init__(self, spark: SparkSession) -> None:
@@ -89,6 +90,7 @@ class LiveCounts:
         self._tasks: dict[int, dict[int, Done]] = defaultdict(dict)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self.first_heard: float | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -140,8 +142,9 @@ class LiveCounts:
                 return
             try:
                 token, chunk, partition, attempt, images, bytes_read = json.loads(datagram)
-            except ValueError:  # not from a task of ours
+            except (ValueError, TypeError):  # not from a task of ours
                 continue
             with self._lock:
                 if token == self._token and chunk == self._chunk:
+                    self.first_heard = self.first_heard or time.monotonic()
                     self._tasks[partition][attempt] = Done(images, bytes_read)

@@ -37,7 +37,7 @@ if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     done
     IFS=$old_ifs
     [ "$visible" -gt 0 ] ||
-        fail "CUDA_VISIBLE_DEVICES='$CUDA_VISIBLE_DEVICES' hides all $count GPUs of this machine. Unset it, or name some."
+        fail "CUDA_VISIBLE_DEVICES='$CUDA_VISIBLE_DEVICES' hides all $count GPUs here. Unset it, or name some."
     count=$visible
 fi
 

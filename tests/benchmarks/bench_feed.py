@@ -23,7 +23,7 @@ import _root  # noqa: F401
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from bench_extract import write_phantom_lake
+from bench_extract import phantom_crops, write_lake
 from torch import nn
 
 from classifiers.tasks import get_task
@@ -111,7 +111,7 @@ def main() -> None:
         if arguments.lake:
             lake = Lake.open(arguments.lake)
         else:
-            lake = write_phantom_lake(Path(folder) / "lake", arguments.images)
+            lake = Lake.open(str(write_lake(Path(folder) / "lake", phantom_crops(), arguments.images)))
         rows, epochs = find_crops(lake, get_task(arguments.task)), itertools.count()
         parquet = ParquetReader(lake.studies.folder, rows, BATCH_SIZE)
         works: dict[str, Callable[[], int]] = {

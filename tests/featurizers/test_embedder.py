@@ -16,10 +16,11 @@ from PIL import Image
 from featurizers.backbones import Weights, get_backbone, load_weights
 from featurizers.crops import decode_png, encode_png
 from featurizers.devices import can_compile
-from featurizers.embedder import Embedded, Embedder, embed, fit
+from featurizers.embedder import BATCH_SIZE, Embedded, Embedder, embed, fit
 from featurizers.errors import FeaturizerError
-from featurizers.extractor import Precision
+from featurizers.extractor import Precision, Storage
 from featurizers.phantoms import draw_phantom
+from featurizers.stages import Stages
 
 SIZE = 224
 BATCH = 2
@@ -332,6 +333,45 @@ def test_one_vector_with_infinity_costs_only_its_own_image(
     assert (batch.damaged, batch.not_finite) == ([], ["1"])
     assert (last.keys, last.damaged) == ([], ["a"])
     np.testing.assert_array_equal(batch.features, vectors[[0]])
+
+
+def test_the_batch_is_halved_until_it_fits_the_memory(weights: Weights) -> None:
+    sizes = [Embedder("resnet50", weights, memory_mb=memory).batch_size for memory in (None, 100, 40)]
+    assert sizes[0] == BATCH_SIZE
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+    with pytest.raises(FeaturizerError, match=r"one image of 224x224 takes about .* MB .*Raise memory_mb"):
+        Embedder("resnet50", weights, memory_mb=1)
+
+
+def test_float16_rounds_what_float32_gives_and_what_is_too_large_for_it_has_no_vector(
+    embedder: Embedder, images: list[UInt8Array], vectors: Float32Array, weights: Weights
+) -> None:
+    rounded = Embedder("resnet50", weights, batch_size=BATCH, storage=Storage.FLOAT16)
+    np.testing.assert_array_equal(rounded.embed(images[:2]), vectors[:2].astype(np.float16).astype(np.float32))
+    assert rounded.extractor.fingerprint != embedder.extractor.fingerprint
+    bias = weights.state["layer4.2.bn3.bias"].clone()
+    bias[7] = 1e5
+    large = Weights("", {**weights.state, "layer4.2.bn3.bias": bias})
+    for storage, failed in ((Storage.FLOAT32, []), (Storage.FLOAT16, ["a"])):
+        (batch,) = Embedder("resnet50", large, batch_size=BATCH, storage=storage).embed_pngs(
+            [("a", encode_png(images[0]))]
+        )
+        assert batch.not_finite == failed
+
+
+def test_the_stages_tell_what_was_done(weights: Weights, images: list[UInt8Array]) -> None:
+    embedder = Embedder("resnet50", weights, batch_size=BATCH)
+    before = Stages.copy_of(embedder.stages)
+    assert before == Stages()
+    list(embedder.embed_pngs([("bad", DAMAGED), *((str(n), encode_png(image)) for n, image in enumerate(images))]))
+    spent = embedder.stages.since(before)
+    assert (spent.images, spent.batches) == (6, 3)
+    assert min(spent.read, spent.decode, spent.wait, spent.compute) > 0
+    assert spent.copy == 0
+    assert 0 < spent.busy < 1
+    assert spent.gpu_utilisation is None
+    assert spent + spent == Stages(**{name: 2 * value for name, value in vars(spent).items()})
 
 
 def test_an_error_of_the_source_of_crops_reaches_the_caller(embedder: Embedder) -> None:

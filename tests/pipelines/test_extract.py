@@ -14,19 +14,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 from small_backbone import FEATURES, NAME, UNTRAINED
 
-from featurizers.backbones import get_backbone, load_weights
+from featurizers.backbones import get_backbone, load_weights, save_weights
 from featurizers.crops import decode_png
 from featurizers.embedder import Embedder
 from featurizers.errors import FeaturizerError
+from pipelines.audit import AuditConfig, audit
 from pipelines.errors import LakeError
 from pipelines.extract import ExtractConfig, extract
 from pipelines.extract_target import FeaturesTarget
 from pipelines.increment import SourceFile, chunks
 from pipelines.lake import Lake
 from pipelines.stored_features import as_matrix
+from pipelines.tables import UNEMBEDDED
 
 pytestmark = pytest.mark.usefixtures("spark")
 
@@ -145,18 +149,59 @@ def test_images_missing_from_a_file_that_is_half_done_are_extracted(lake: Path, 
 
 
 def test_a_damaged_crop_costs_no_other_image_its_vector(lake: Path) -> None:
-    file = next((lake / "studies").glob("run=*/*.parquet"))
-    table = pq.read_table(file)
-    crops = table["crop"].to_pylist()
-    crops[1] = b"damaged"
-    damaged = table.set_column(table.schema.get_field_index("crop"), "crop", [crops])
-    pq.write_table(damaged, file)
-    for crc in file.parent.glob(".*.crc"):
-        crc.unlink()
+    image_id = damage_a_crop(lake)
     summary = str(extract(config(lake)))
-    image_id = table["image_id"][1].as_py()
     assert f"1 (damaged_crop 1): {image_id}" in summary
     assert len(vectors(lake)) == sum(len(pq.read_table(f)) for f in (lake / "studies").glob("run=*/*.parquet")) - 1
+
+
+def test_what_has_no_vector_is_in_quarantine_and_lacks_nothing(lake: Path) -> None:
+    """The audit and the next extraction both take it for done."""
+    image_id = damage_a_crop(lake)
+    extract(config(lake))
+    there = Lake.open(str(lake))
+    (row,) = there.unembedded(there.choose_extractor(None)).to_arrow(UNEMBEDDED.names).to_pylist()
+    assert (row["image_id"], row["variant"], row["reason"]) == (image_id, 0, "damaged_crop")
+    assert "lack them" not in str(audit(AuditConfig(lake=str(lake))))
+    again = extract(config(lake))
+    assert again.counts["images"] == 0
+    assert "1 in all; to try them again, remove" in str(again)
+
+
+def test_weights_that_give_no_finite_vector_are_told_and_nothing_is_kept(lake: Path, tmp_path: Path) -> None:
+    spec = get_backbone(NAME)
+    state = dict(load_weights(spec, "random").state)
+    state["layer4.1.bn2.bias"] = torch.full_like(state["layer4.1.bn2.bias"], torch.nan)
+    save_weights(tmp_path / "broken.safetensors", spec, state)
+    with pytest.raises(PythonException, match=r"gives no finite vector for a black image.*Use precision=fp32"):
+        extract(config(lake, backbone={"name": NAME, "weights": str(tmp_path / "broken.safetensors")}))
+    assert Lake.open(str(lake)).extractors() == []
+
+
+def test_float16_is_another_extractor_with_rounded_vectors_in_smaller_files(lake: Path) -> None:
+    for storage in ("float32", "float16"):
+        extract(config(lake, precision="fp32", storage=storage))
+    there = Lake.open(str(lake))
+    by_storage = {there.extractor_card(fingerprint)["storage"]: fingerprint for fingerprint in there.extractors()}
+    expected, found = (vectors(lake, by_storage[storage]) for storage in ("float32", "float16"))
+    for image_id, vector in expected.items():
+        np.testing.assert_array_equal(found[image_id], vector.astype(np.float16).astype(np.float32))
+    whole, rounded = (
+        sum(file.stat().st_size for file in lake.glob(f"features/extractor={by_storage[storage]}/run=*/*.parquet"))
+        for storage in ("float32", "float16")
+    )
+    assert rounded < 0.7 * whole
+
+
+def test_what_a_job_did_and_where_the_time_went_lies_beside_the_features(extracted_lake: Path) -> None:
+    told = [json.loads(file.read_text()) for file in extracted_lake.glob("features/*/_jobs/*/run.json")]
+    (job,) = (each for each in told if each["job"] == "extract_features")
+    studies = sum(len(pq.read_table(file)) for file in extracted_lake.glob("studies/run=*/*.parquet"))
+    assert job["stages"]["images"] == job["counts"]["images"] == studies
+    assert all(job["stages"][stage] > 0 for stage in ("read", "decode", "compute"))
+    assert job["stages"]["copy"] == 0
+    assert job["workers"] == "1 task with 2 threads"
+    assert (job["batch_size"], job["devices"]) == ([32], ["cpu"])
 
 
 def test_a_gpu_that_is_not_there_is_told_before_any_work(lake: Path) -> None:
@@ -193,6 +238,18 @@ def test_a_lake_without_studies_is_told(tmp_path: Path) -> None:
 def test_chunks_are_whole_files_up_to_a_size(missing: list[int], size: int, expected: list[int]) -> None:
     files = [SourceFile(str(index), number, number) for index, number in enumerate(missing)]
     assert [len(chunk) for chunk in chunks(files, lambda: size)] == expected
+
+
+def damage_a_crop(lake: Path) -> str:
+    """The image whose crop is no PNG any more."""
+    file = next((lake / "studies").glob("run=*/*.parquet"))
+    table = pq.read_table(file)
+    crops = table["crop"].to_pylist()
+    crops[1] = b"damaged"
+    pq.write_table(table.set_column(table.schema.get_field_index("crop"), "crop", [crops]), file)
+    for crc in file.parent.glob(".*.crc"):
+        crc.unlink()
+    return str(table["image_id"][1])
 
 
 def split_studies(lake: Path) -> None:
