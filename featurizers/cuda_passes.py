@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -33,7 +34,7 @@ class CudaPasses:
         network: uint8 (b, s, s) to float32 (b, d), on the device.
         batch_size, input_size: b and s.
         device: the GPU.
-        stages: told the seconds of copies and of computing.
+        stages: told the seconds of copies, and those for which the GPU was waited for.
     """
 
     def __init__(
@@ -44,9 +45,9 @@ class CudaPasses:
         device: torch.device,
         stages: Stages,
     ) -> None:
-        self._device, self._stages = device, stages
+        self._device, self._stages, self._has_nvml = device, stages, True
         self._taken = torch.zeros((batch_size, input_size, input_size), dtype=torch.uint8, device=device)
-        self._main, self._copies = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._main, self._way_in, self._way_out = (torch.cuda.Stream(device) for _ in range(3))  # type: ignore[no-untyped-call]
         with torch.no_grad(), torch.cuda.device(device):
             self._main.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(self._main):
@@ -81,42 +82,42 @@ class CudaPasses:
             slot = self._slots[number % _SLOTS]
             self._begin(slot, batch)
             under_way.append((told, slot))
-            if number % _BATCHES_PER_SAMPLE == 0:
+            if self._has_nvml and number % _BATCHES_PER_SAMPLE == 0:
                 self._ask_nvml()
         while under_way:
             yield self._finished(*under_way.popleft())
 
     def _begin(self, slot: _Slot, batch: Pixels) -> None:
         slot.pixels.copy_(torch.from_numpy(batch))
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(self._way_in):
             slot.events[0].record()
             slot.on_device.copy_(slot.pixels, non_blocking=True)
             slot.events[1].record()
         with torch.cuda.stream(self._main):
             slot.events[1].wait()
-            slot.events[2].record()
             self._taken.copy_(slot.on_device)
             self._graph.replay()
             slot.given.copy_(self._given)
-            slot.events[3].record()
-        with torch.cuda.stream(self._copies):
-            slot.events[3].wait()
+            slot.events[2].record()
+        with torch.cuda.stream(self._way_out):
+            slot.events[2].wait()
             slot.features.copy_(slot.given, non_blocking=True)
-            slot.events[4].record()
+            slot.events[3].record()
 
     def _finished(self, told: ReadyT, slot: _Slot) -> tuple[ReadyT, npt.NDArray[np.float32]]:
-        slot.events[4].synchronize()
-        begun, arrived, started, computed, back = slot.events
-        milliseconds = begun.elapsed_time(arrived) + computed.elapsed_time(back)
-        self._stages.copy += milliseconds / 1000
-        self._stages.compute += started.elapsed_time(computed) / 1000
+        start = time.perf_counter()
+        slot.events[3].synchronize()
+        self._stages.compute += time.perf_counter() - start
+        begun, arrived, computed, back = slot.events
+        self._stages.copy += (begun.elapsed_time(arrived) + computed.elapsed_time(back)) / 1000
         # A copy: the slot is used again.
         return told, slot.features.numpy().copy()
 
     def _ask_nvml(self) -> None:
         try:
             percent = torch.cuda.utilization(self._device)
-        except (ModuleNotFoundError, RuntimeError):  # no NVML for Python here, or none that answers
+        except Exception:  # no NVML for Python here, or one that fails in its own way: a figure is missing then
+            self._has_nvml = False
             return
         self._stages.gpu_percent += percent
         self._stages.gpu_samples += 1
@@ -130,7 +131,7 @@ class _Slot:
         self.on_device = torch.empty_like(taken)
         self.given = torch.empty_like(given)
         self.features = torch.empty_like(given, device="cpu").pin_memory()
-        self.events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(5))  # type: ignore[no-untyped-call]
+        self.events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(4))  # type: ignore[no-untyped-call]
 
 
 def free_memory(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -117,7 +118,24 @@ class Embedder:
         self._forward: Callable[[Tensor], Tensor] = compile_network(network) if compiled else network
         self.cuda: CudaPasses | None = None
         if self._device.type == "cuda":
-            self.cuda = CudaPasses(self._forward, self.batch_size, self._spec.input_size, self._device, self.stages)
+            self.cuda = self._on_gpu(fixed=batch_size is not None, exact=precision is Precision.FP32)
+
+    def _on_gpu(self, *, fixed: bool, exact: bool) -> CudaPasses:
+        # float32 means float32: by default convolutions would round their input to 10 bits (TF32). What is recorded
+        # here is what runs later.
+        rounding = torch.backends.cudnn.flags(allow_tf32=False) if exact else contextlib.nullcontext()
+        with rounding:
+            while True:
+                try:
+                    return CudaPasses(self._forward, self.batch_size, self._spec.input_size, self._device, self.stages)
+                except torch.OutOfMemoryError as error:
+                    if fixed or self.batch_size == 1:
+                        raise FeaturizerError(
+                            f"{self.batch_size} images a batch do not fit the free memory of {self._device}. Use a "
+                            "smaller batch_size, or see who else uses this GPU."
+                        ) from error
+                    # The estimate was too low: libraries take room of their own.
+                    self.batch_size //= 2
 
     def warm_up(self) -> Float32Array:
         """Do what only the first batch pays for: compiling, and laying the weights out; gives vectors of black images.

@@ -23,8 +23,8 @@ def read_ahead(items: Iterable[ItemT], depth: int) -> Generator[ItemT, None, Non
     stop = threading.Event()
 
     def produce() -> None:
-        iterator = iter(items)
         try:
+            iterator = iter(items)
             while not stop.is_set():
                 if free.acquire(timeout=0.1):
                     ready.put((next(iterator),))

@@ -19,7 +19,7 @@ class Stages:
         decode: PNGs became batches of pixels: the seconds of all decoding threads together.
         wait: the backbone waited for a batch.
         copy: batches went to the device and vectors came back. 0 on a CPU; on a GPU copies run beside the backbone.
-        compute: the backbone worked.
+        compute: the backbone worked and the main thread waited for it.
         hand_over: the taker of the vectors took them; in a Spark job, that writes them.
         images: that went in.
         batches: that the backbone was given.
@@ -49,12 +49,6 @@ class Stages:
     def copy_of(cls, other: Stages) -> Self:
         """The same, which does not change with the other."""
         return cls(*(getattr(other, each.name) for each in fields(cls)))
-
-    @property
-    def busy(self) -> float:
-        """Share of the main thread's time in which the backbone worked: 0 to 1; 0 where nothing was done."""
-        whole = self.wait + self.compute + self.hand_over
-        return self.compute / whole if whole else 0.0
 
     @property
     def gpu_utilisation(self) -> float | None:

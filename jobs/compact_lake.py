@@ -1,7 +1,7 @@
 """Compact a lake's features: many small runs, such as each night's, become a few large ones with the same vectors.
 
 Each merged run takes the place of those that it holds in the moment that it is committed: killed at any time, the job
-leaves every vector where readers find it, once. What was replaced stays an hour for those who read it, and goes with a
+leaves every vector where readers find it, once. What was replaced stays a day for those who read it, and goes with a
 later compaction. May run while features are extracted, and heads trained.
 
 examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import fsspec
 import pyarrow as pa
@@ -18,16 +18,16 @@ from pipelines.errors import LakeError
 from pipelines.folders import RUN_PREFIX, Folder, run_age
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
-from pipelines.lease import lease
+from pipelines.lease import Lease, lease
 from pipelines.live_counts import LiveCounts, Teller
 from pipelines.parquet import open_parquet, parquet_files
 from pipelines.progress import Progress
 from pipelines.session import named_jobs, spark_session
 from pipelines.tables import FEATURES, Table
-from pipelines.task_files import ROWS_PER_FILE, WRITTEN, TaskWriter, answer, commit_files
+from pipelines.task_files import ROWS_PER_FILE, STAGING, WRITTEN, TaskWriter, answer, commit_files, unless_committed
 
 #: Whoever began to read runs before they were replaced is done with them by then.
-KEPT = timedelta(hours=1)
+KEPT = timedelta(days=1)
 #: No job takes that long: a run that is not committed by then never will be.
 ABANDONED = timedelta(days=7)
 _REMEDY = "remove its run, and run jobs/extract_features.py again"
@@ -77,27 +77,32 @@ def compact(config: CompactConfig) -> JobRecord:
     with spark_session("compact_lake", config.master) as spark, record.time("compact"):
         for extractor in extractors:
             table = lake.features(extractor)
-            with lease(table.folder, "compact", "two would both replace the same runs"):
+            with lease(table.folder, "compact", "two would both replace the same runs") as held:
                 swept = sweep(table.folder)
                 before = Size.of(table)
-                merged = sum(_merge(spark, table, group, record) for group in _groups(table, config.run_vectors))
+                merged = sum(_merge(spark, table, group, held, record) for group in _groups(table, config.run_vectors))
             record.count("vectors", merged)
             record.count("swept runs", swept)
             rows[extractor[:12]] = f"{before}; now {Size.of(table)}" if merged else f"{before}: nothing to merge"
             if merged:
                 record.write_beside(table.folder)
-    kept = "what was replaced stays for whoever reads it: the next compaction, an hour from now or later, removes it"
+    kept = "what was replaced stays a day for whoever reads it; a compaction after that removes it"
     rows |= {"swept": f"{record.counts.get('swept runs', 0):,} old runs that no reader sees", "kept": kept}
     record.summary = summary_text("Compacted features", rows or {"features": "none"})
     return record
 
 
 def sweep(table: Folder) -> int:
-    """Remove runs that nobody reads any more: replaced an hour ago or more, or abandoned by a job that was killed."""
-    replaced = {name for run in table.runs() if _age(run) > KEPT for name in run.replaced()}
+    """Remove runs that nobody reads any more: replaced a day ago or more, or abandoned by a job that was killed."""
+    now = datetime.now(UTC)
+    replaced = {name for run in table.runs() if now - run.replaced_at() > KEPT for name in run.replaced()}
     old = [run for run in table.dead_runs() if run.name in replaced or _age(run) > ABANDONED]
     for run in old:
         run.remove()
+    for run in table.runs():
+        # What an attempt wrote that did not hear of the commit in time.
+        if _age(run) > ABANDONED and STAGING in run.names():
+            (run / STAGING).remove()
     return len(old)
 
 
@@ -120,7 +125,7 @@ def _groups(table: Table, run_vectors: int) -> Iterator[list[Folder]]:
             group, vectors = [], 0
 
 
-def _merge(spark: SparkSession, table: Table, runs: Sequence[Folder], record: JobRecord) -> int:
+def _merge(spark: SparkSession, table: Table, runs: Sequence[Folder], held: Lease, record: JobRecord) -> int:
     """Write the rows of some runs as one, which takes their place in the moment that it is committed."""
     groups = [group for run in runs for group in _row_groups(run)]
     expected = sum(group.images for group in groups)
@@ -136,6 +141,7 @@ def _merge(spark: SparkSession, table: Table, runs: Sequence[Folder], record: Jo
             )
 
     with (
+        unless_committed(merged),
         LiveCounts(spark) as live,
         Progress("compact", expected, lambda: min(expected, live.done.images), unit="vectors"),
         named_jobs(spark, f"compact: {expected:,} vectors of {len(runs):,} runs"),
@@ -144,18 +150,15 @@ def _merge(spark: SparkSession, table: Table, runs: Sequence[Folder], record: Jo
         numbers = spark.range(0, len(hands), 1, len(hands))
         answers = numbers.mapInArrow(worker.merge, from_arrow_schema(WRITTEN)).toArrow()
         live.commit(expected)
-    try:
+        held.check()
         commit_files(merged, answers, check, replaced=runs)
-    except LakeError:
-        merged.remove()
-        raise
     record.runs.append(merged.uri)
     return expected
 
 
 def _row_groups(run: Folder) -> list[RowGroup]:
-    located = run.filesystem.unstrip_protocol
-    return row_groups([located(path) for path in parquet_files(run)], _REMEDY)
+    # URIs with their host: executors have no other way to know it.
+    return row_groups([f"{run.uri}/{name}" for name in run.names() if name.endswith(".parquet")], _REMEDY)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from pipelines.session import executor_cores, runs_in_driver, scratch_folder
 
 #: Compiling costs about as much time as it saves on this many images of one worker (docs/architecture.md).
 COMPILE_PAYS_FROM = 3000
+#: On a GPU: not measured. Some 40 s for perhaps a third of 0.2 ms an image.
+GPU_COMPILE_PAYS_FROM = 500_000
 _GPU = "gpu"
 _GPU_AMOUNT = "spark.executor.resource.gpu.amount"
 
@@ -86,7 +87,12 @@ def executor_embedder(settings: EmbedderSettings, tell_setup: Callable[[list[Set
     compiled = settings.compile is not Compile.NEVER and not lacks_compiler
     device = task_device(settings.device)
     start = time.monotonic()
-    embedder = _embedder(settings, device, cores_of_task(), compiled)
+    made_for = (settings, device, cores_of_task(), compiled)
+    if made_for not in _kept:
+        # The one before goes first: two would share the memory, and batches are fitted to what is free.
+        _kept.clear()
+        _kept[made_for] = _make(*made_for)
+    embedder = _kept[made_for]
     tell_setup([Setup(time.monotonic() - start, compiled, lacks_compiler, embedder.batch_size, device)])
     return embedder
 
@@ -104,8 +110,11 @@ def cores_of_task() -> int:
     return context.cpus() if context else 1
 
 
-@functools.lru_cache(maxsize=1)
-def _embedder(settings: EmbedderSettings, device: str, threads: int, compiled: bool) -> Embedder:
+#: At most one, of this Python worker's newest task.
+_kept: dict[tuple[EmbedderSettings, str, int, bool], Embedder] = {}
+
+
+def _make(settings: EmbedderSettings, device: str, threads: int, compiled: bool) -> Embedder:
     state = safetensors.torch.load_file(SparkFiles.get(settings.weights_file))
     embedder = Embedder(
         settings.backbone,
@@ -141,8 +150,9 @@ class Concatenation(AccumulatorParam[list[Any]]):
         return []
 
     def addInPlace(self, value1: list[Any], value2: list[Any]) -> list[Any]:  # noqa: N802  Spark's name
-        """Both, the second behind the first."""
-        return value1 + value2
+        """Both, the second behind the first, which is used up: a new list each time would cost the square of them."""
+        value1 += value2
+        return value1
 
 
 @dataclass(frozen=True)
@@ -174,7 +184,10 @@ class Workers:
         cores = max(1, spark.sparkContext.defaultParallelism)
         if runs_in_driver(spark.sparkContext.master):
             task_cores = int(conf.get("spark.task.cpus", "1") or 1)
-            return cls(max(1, cores // task_cores), task_cores, None)
+            # Of a notebook's own session too, whose tasks have one core each: one GPU holds one model.
+            return cls(1 if device != "cpu" else max(1, cores // task_cores), task_cores, None)
+        if device not in ("cpu", "cuda"):
+            raise ConfigError(f"device={device}: on a cluster Spark chooses the GPU of each task. Use device=cuda.")
         on_executor = executor_cores(conf, spark.sparkContext.master)
         requests = TaskResourceRequests()
         gpus = int(conf.get(_GPU_AMOUNT, "0") or 0)
@@ -195,9 +208,10 @@ class Workers:
         return f"{tasks} with {self.cores} thread{'s'[: self.cores != 1]}{' each' if self.number > 1 else ''}"
 
 
-def worth_compiling(wanted: Compile, images: int, workers: Workers) -> Compile:
+def worth_compiling(wanted: Compile, images: int, workers: Workers, device: str) -> Compile:
     """`wanted`; where that is AUTO and there are too few images, NEVER."""
-    if wanted is Compile.AUTO and images < COMPILE_PAYS_FROM * workers.number:
+    pays_from = COMPILE_PAYS_FROM if device == "cpu" else GPU_COMPILE_PAYS_FROM
+    if wanted is Compile.AUTO and images < pays_from * workers.number:
         return Compile.NEVER
     return wanted
 
@@ -240,5 +254,5 @@ def told_lack_of_compiler(record: JobRecord) -> list[str]:
         return []
     return [
         "warning: compiling would have paid, and executors lack a C++ compiler or Python's headers: apt-get install "
-        "g++ python3-dev there makes a CPU up to three times as fast"
+        "g++ python3-dev there"
     ]

@@ -68,46 +68,48 @@ def extract(config: ExtractConfig) -> JobRecord:
     record = JobRecord("extract_features", config)
     record.extra["extractor"] = extractor.fingerprint
     with spark_session("extract_features", config.master, task_cores=TaskCores.WHOLE_DRIVER) as spark:
-        target = FeaturesTarget(lake, extractor.fingerprint, Tally.of(spark))
-        with record.time("plan"), named_jobs(spark, "extract: what is missing"):
-            work = _Work.find(spark, lake, target, plan)
-        record.count("images", work.missing_crops)
-        if plan:
-            record.count("copies", work.missing_copies)
-            record.extra["copies"] = {
-                "fingerprint": plan.fingerprint,
-                "train_images": dict(plan.images),
-                "train_rows": dict(plan.rows),
-            }
         check_local_device(spark, config.device)
         workers = Workers.of(spark, config.device)
-        if missing := work.missing_crops + work.missing_copies:
-            with lease(features, "extract", "two would both write what is missing"), record.time("extract"):
-                features.write_json(EXTRACTOR_CARD, _card(extractor, opened))
-                if plan:
-                    plan.remember(features)
-                settings = EmbedderSettings(
-                    backbone=opened.spec.name,
-                    weights_file=ship_weights(spark, opened.weights),
-                    weights_source=opened.weights.source,
-                    fingerprint=extractor.fingerprint,
-                    precision=config.precision,
-                    crops=crops,
-                    device=config.device,
-                    batch_size=config.batch_size,
-                    memory_mb=config.memory_mb,
-                    compile=worth_compiling(config.compile, missing, workers),
-                    storage=config.storage,
-                )
-                pace = Pace(config.chunk_images, least=CHUNK_IMAGES)
-                _Engine(spark, settings, target, pace, record).run(work, plan)
-        keep_setups(record, target.tally.setups.value)
-        record.extra["workers"] = str(workers)
-        record.extra["stages"] = as_told(target.tally.spent)
-        record.count("failed", len(target.failed))
-        record.count("in quarantine", target.quarantined)
-        if missing:
-            record.write_beside(features)
+        target = FeaturesTarget(lake, extractor.fingerprint, Tally.of(spark))
+        # Before it is known what is missing: another job may be about to commit some of that.
+        with lease(features, "extract", "two would both write what is missing") as target.held:
+            with record.time("plan"), named_jobs(spark, "extract: what is missing"):
+                work = _Work.find(spark, lake, target, plan)
+            record.count("images", work.missing_crops)
+            if plan:
+                record.count("copies", work.missing_copies)
+                record.extra["copies"] = {
+                    "fingerprint": plan.fingerprint,
+                    "train_images": dict(plan.images),
+                    "train_rows": dict(plan.rows),
+                }
+            if missing := work.missing_crops + work.missing_copies:
+                with record.time("extract"):
+                    features.write_json(EXTRACTOR_CARD, _card(extractor, opened))
+                    if plan:
+                        plan.remember(features)
+                    settings = EmbedderSettings(
+                        backbone=opened.spec.name,
+                        weights_file=ship_weights(spark, opened.weights),
+                        weights_source=opened.weights.source,
+                        fingerprint=extractor.fingerprint,
+                        precision=config.precision,
+                        crops=crops,
+                        device=config.device,
+                        batch_size=config.batch_size,
+                        memory_mb=config.memory_mb,
+                        compile=worth_compiling(config.compile, missing, workers, config.device),
+                        storage=config.storage,
+                    )
+                    pace = Pace(config.chunk_images, least=CHUNK_IMAGES)
+                    _Engine(spark, settings, target, pace, record).run(work, plan)
+            keep_setups(record, target.tally.setups.value)
+            record.extra["workers"] = str(workers)
+            record.extra["stages"] = as_told(target.tally.spent)
+            record.count("failed", len(target.failed))
+            record.count("in quarantine", target.quarantined)
+            if missing:
+                record.write_beside(features)
     record.summary = summarise(record, opened, extractor, target, plan)
     return record
 

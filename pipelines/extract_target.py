@@ -17,8 +17,9 @@ from pipelines.extract_worker import Failure, Report
 from pipelines.folders import Folder
 from pipelines.job import JobRecord
 from pipelines.lake import Lake
+from pipelines.lease import Lease
 from pipelines.tables import ORIGINAL, UNEMBEDDED, Table
-from pipelines.task_files import commit_files
+from pipelines.task_files import commit_files, unless_committed
 
 #: Where so many images, all that were tried, have no finite vector, the weights are at fault and not the images.
 ALL_NOT_FINITE = 64
@@ -75,12 +76,14 @@ class FeaturesTarget:
         extractor: fingerprint.
         tally: that executors tell of the crops without a vector.
         failed: those, so far.
+        held: asked before each commit whether the work is still this job's.
     """
 
     lake: Lake
     extractor: str
     tally: Tally
     failed: list[Failure] = field(default_factory=list, init=False)
+    held: Lease | None = field(default=None, init=False)
     _heard: int = field(default=0, init=False)
 
     @property
@@ -114,6 +117,20 @@ class FeaturesTarget:
         Raises:
             LakeError: if the images had no finite vectors, or there are more or fewer rows than there should be.
         """
+        with unless_committed(made.run):
+            failures = self._commit(made)
+        # A job that ends between the two tries the failed ones again.
+        if failures:
+            self.quarantine.append_arrow(
+                pa.Table.from_pylist(
+                    [each._asdict() | {"detail": each.reason.meaning} for each in failures], UNEMBEDDED
+                )
+            )
+        self.failed += failures
+        record.runs.append(made.run.uri)
+        record.write_beside(self.features.folder)
+
+    def _commit(self, made: Embedding) -> list[Failure]:
         answers = made.answers.toArrow()
         heard = self.tally.failures.value
         failures = sorted(set(heard[self._heard :]))
@@ -135,18 +152,7 @@ class FeaturesTarget:
                     "was kept."
                 )
 
-        try:
-            commit_files(made.run, answers, check)
-        except LakeError:
-            made.run.remove()
-            raise
-        # A job that ends between the two tries the failed ones again.
-        if failures:
-            self.quarantine.append_arrow(
-                pa.Table.from_pylist(
-                    [each._asdict() | {"detail": each.reason.meaning} for each in failures], UNEMBEDDED
-                )
-            )
-        self.failed += failures
-        record.runs.append(made.run.uri)
-        record.write_beside(self.features.folder)
+        if self.held:
+            self.held.check()
+        commit_files(made.run, answers, check)
+        return failures

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,22 @@ def new_run_id() -> str:
 def run_age(run_id: str) -> timedelta:
     """How long ago a run began, by its name."""
     return datetime.now(UTC) - datetime.strptime(run_id.partition("-")[0], _RUN_TIME).replace(tzinfo=UTC)
+
+
+@contextlib.contextmanager
+def writing(folder: Folder) -> Iterator[None]:
+    """Storage that refuses what the body writes in a folder is told as such.
+
+    Raises:
+        LakeError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise LakeError(
+            f"'{folder.uri}' can't be written: {error.strerror or error}. Make room there, or check who may write, and "
+            "run the same command again: what was committed is kept."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -96,13 +113,23 @@ class Folder:
         return bytes(self.filesystem.cat_file(f"{self.path}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file whole: a reader sees all of it or nothing."""
+        """Write a small file whole: a reader sees all of it or nothing.
+
+        Raises:
+            LakeError: if the storage refuses it.
+        """
         filesystem = self.filesystem
-        filesystem.makedirs(self.path, exist_ok=True)
         # Object stores put a file at once; on others a rename makes it appear whole.
         part = f"{self.path}/.{name}.{secrets.token_hex(4)}"
-        filesystem.pipe_file(part, content)
-        filesystem.mv(part, f"{self.path}/{name}")
+        with writing(self):
+            filesystem.makedirs(self.path, exist_ok=True)
+            try:
+                filesystem.pipe_file(part, content)
+                filesystem.mv(part, f"{self.path}/{name}")
+            except OSError:
+                with contextlib.suppress(OSError):
+                    filesystem.rm(part)
+                raise
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `content` as readable JSON."""
@@ -156,7 +183,12 @@ class Folder:
         names = {run.name for run in runs}
         for run in runs:
             names.update(run.replaced())
-        self.write_json(REPLACES, {"runs": sorted(names)})
+        self.write_json(REPLACES, {"runs": sorted(names), "at": datetime.now(UTC).isoformat()})
+
+    def replaced_at(self) -> datetime:
+        """When this run took the place of others; of a run that stands for none, when it began."""
+        told = self.read_json(REPLACES).get("at") if REPLACES in self.names() else None
+        return datetime.fromisoformat(told) if told else datetime.now(UTC) - run_age(self.name.removeprefix(RUN_PREFIX))
 
     def replaced(self) -> list[str]:
         """The names of the runs that this one stands for."""

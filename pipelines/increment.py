@@ -19,6 +19,8 @@ from pipelines.tables import Table
 
 #: Where commits keep pace with the work, one is due after so many seconds.
 COMMIT_SECONDS = 300
+#: What a chunk's tasks are to do travels with each of them; so many images are some hundred KB.
+MOST_IMAGES = 2**20
 
 #: What executors make of a chunk, before it is committed.
 MadeT = TypeVar("MadeT")
@@ -116,7 +118,7 @@ class Pace:
     @property
     def next_chunk(self) -> int:
         """Images of the next chunk."""
-        return self.images or max(self.least, int(self._per_second * COMMIT_SECONDS))
+        return self.images or min(MOST_IMAGES, max(self.least, int(self._per_second * COMMIT_SECONDS)))
 
     def seconds_of(self, images: int) -> float:
         """How long so many images will take, by the chunk before; 0 before the first."""

@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
@@ -18,6 +18,8 @@ from pyspark.sql import SparkSession
 #: A task tells no more often than this.
 SECONDS_BETWEEN = 0.5
 _DATAGRAM_BYTES = 512
+_LISTEN_SECONDS = 0.2
+_NOWHERE = ("", 0)
 
 
 class Done(NamedTuple):
@@ -50,11 +52,12 @@ class Teller:
     chunk: int
     _done: Done = field(default=Done(0), init=False)
     _told: float = field(default=0.0, init=False)
+    _found: Any = field(default=None, init=False)
 
     def __call__(self, images: int, bytes_read: int = 0) -> None:
         """Add to what is done."""
         self._done += Done(images, bytes_read)
-        if time.monotonic() - self._told >= SECONDS_BETWEEN:
+        if self.address != _NOWHERE and time.monotonic() - self._told >= SECONDS_BETWEEN:
             self._tell()
             self._told = time.monotonic()
 
@@ -63,11 +66,13 @@ class Teller:
         partition, attempt = (context.partitionId(), context.attemptNumber()) if context else (0, 0)
         datagram = json.dumps([self.token, self.chunk, partition, attempt, *self._done]).encode()
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(*self.address, type=socket.SOCK_DGRAM)[0]
+            # Looked up once: a slow name server must not hold the backbone up twice a second.
+            self._found = self._found or socket.getaddrinfo(*self.address, type=socket.SOCK_DGRAM)[0]
+            family, kind, protocol, _, address = self._found
             with socket.socket(family, kind, protocol) as sender:
                 sender.sendto(datagram, address)
         except OSError:
-            return  # progress is a courtesy: no work fails for want of it
+            self.address = _NOWHERE  # progress is a courtesy: no work fails or waits for want of it
 
 
 class LiveCounts:
@@ -90,6 +95,8 @@ class LiveCounts:
         self._tasks: dict[int, dict[int, Done]] = defaultdict(dict)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._listener: threading.Thread | None = None
+        self._stop = threading.Event()
         self.first_heard: float | None = None
 
     def __enter__(self) -> Self:
@@ -100,12 +107,17 @@ class LiveCounts:
         except OSError:
             self._socket = None  # progress then moves commit by commit
             return self
-        threading.Thread(target=self._listen, args=(self._socket,), name="live-counts", daemon=True).start()
+        self._socket.settimeout(_LISTEN_SECONDS)
+        self._listener = threading.Thread(target=self._listen, args=(self._socket,), name="live-counts", daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._stop.set()
+        if self._listener:
+            self._listener.join()
         if self._socket:
             self._socket.close()
 
@@ -123,8 +135,8 @@ class LiveCounts:
 
     def teller(self) -> Teller:
         """For the tasks of the chunk at hand; travels to the executors."""
-        port = self._socket.getsockname()[1] if self._socket else 0
-        return Teller((self._host, port), self._token, self._chunk)
+        address = (self._host, int(self._socket.getsockname()[1])) if self._socket else _NOWHERE
+        return Teller(address, self._token, self._chunk)
 
     def commit(self, images: int) -> None:
         """All of the chunk's images are done, whatever its tasks told; the next chunk begins."""
@@ -135,11 +147,11 @@ class LiveCounts:
             self._tasks.clear()
 
     def _listen(self, listener: socket.socket) -> None:
-        while True:
+        while not self._stop.is_set():
             try:
                 datagram = listener.recv(_DATAGRAM_BYTES)
-            except OSError:  # closed
-                return
+            except OSError:  # nobody told anything for a while
+                continue
             try:
                 token, chunk, partition, attempt, images, bytes_read = json.loads(datagram)
             except (ValueError, TypeError):  # not from a task of ours

@@ -181,7 +181,7 @@ def score_archive(
             device=config.device,
             batch_size=config.batch_size,
             memory_mb=None,
-            compile=worth_compiling(config.compile, plan.files, workers),
+            compile=worth_compiling(config.compile, plan.files, workers, config.device),
             storage=plan.extractor.storage,
         ),
         heads=ShippedHeads.of(spark, tables.heads),

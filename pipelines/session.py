@@ -189,7 +189,7 @@ def executor_cores(conf: SparkConf, master: str | None) -> int:
     if local := re.fullmatch(r"local\[(\d+|\*)(?:,\s*\d+)?\]", where):
         return _jvm_cores() if local.group(1) == "*" else int(local.group(1))
     if cluster := re.fullmatch(r"local-cluster\[\s*\d+\s*,\s*(\d+)\s*,\s*\d+\s*\]", where):
-        return int(cluster.group(1))
+        return min(int(cluster.group(1)), int(conf.get("spark.executor.cores", cluster.group(1)) or 1))
     return int(conf.get("spark.executor.cores", "1") or 1)
 
 

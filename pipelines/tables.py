@@ -14,7 +14,7 @@ from pyspark.sql import functions as F  # noqa: N812  the name that Spark's docu
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from featurizers.crops import Cropper
-from pipelines.folders import Folder
+from pipelines.folders import Folder, writing
 from pipelines.parquet import parquet_files
 
 #: Row groups of this many bytes let a few hundred crops be read without holding a file of thousands.
@@ -145,9 +145,10 @@ class Table:
         """Write a few rows as one run, without Spark."""
         run = self.folder.new_run()
         filesystem = run.filesystem
-        filesystem.makedirs(run.path, exist_ok=True)
-        with filesystem.open(f"{run.path}/part-00000.parquet", "wb") as file:
-            pq.write_table(rows.select(self.schema.names).cast(self.schema), file)
+        with writing(run):
+            filesystem.makedirs(run.path, exist_ok=True)
+            with filesystem.open(f"{run.path}/part-00000.parquet", "wb") as file:
+                pq.write_table(rows.select(self.schema.names).cast(self.schema), file)
         run.commit()
         return run
 

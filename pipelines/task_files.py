@@ -20,8 +20,7 @@ from typing import NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import LakeError
-from pipelines.folders import Folder
+from pipelines.folders import SUCCESS, Folder, writing
 
 #: What a task answers.
 WRITTEN = pa.schema([("file", pa.string()), ("rows", pa.int64())])
@@ -70,12 +69,16 @@ class TaskWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._thread.shutdown)
+        try:
             if error is None:
                 self._flush()
                 self._wait()
                 self._thread.submit(self._close).result()
+        finally:
+            self._thread.shutdown()
+            # After an error the file has no end and nobody asks for it; all that matters is that it is closed.
+            with contextlib.suppress(Exception):
+                self._stack.close()
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write a batch, soon.
@@ -101,7 +104,7 @@ class TaskWriter:
             self._writing.result()
 
     def _write(self, rows: pa.Table) -> None:
-        with _told(self._staging):
+        with writing(self._staging):
             if self._writer is None:
                 self._open()
             assert self._writer is not None
@@ -119,7 +122,7 @@ class TaskWriter:
 
     def _close(self) -> None:
         if self._writer:
-            with _told(self._staging):
+            with writing(self._staging):
                 self._writer.close()
                 self._stack.close()
             self.written.append(Written(self._file, self._rows_in_file))
@@ -148,27 +151,29 @@ def commit_files(run: Folder, answers: pa.Table, check: Callable[[int], None], r
     rows: int = sum(answers["rows"].to_pylist())
     check(rows)
     filesystem.makedirs(run.path, exist_ok=True)
-    with _told(run), ThreadPoolExecutor(_MOVERS, "move") as pool:
+    with writing(run), ThreadPoolExecutor(_MOVERS, "move") as pool:
         moves = [
             pool.submit(filesystem.mv, f"{staging.path}/{file}", f"{run.path}/part-{number:05}.parquet")
             for number, file in enumerate(files)
         ]
         for move in moves:
             move.result()
-        # What attempts that did not count have written.
-        staging.remove()
         if replaced:
             run.replace(replaced)
         run.commit()
+    # What attempts that did not count have written; one that still writes may be in the way.
+    with contextlib.suppress(OSError):
+        staging.remove()
     return rows
 
 
 @contextlib.contextmanager
-def _told(folder: Folder) -> Iterator[None]:
+def unless_committed(run: Folder) -> Iterator[None]:
+    """Where the body fails, what tasks wrote for a run is removed: it would take up room until somebody looks."""
     try:
         yield
-    except OSError as error:
-        raise LakeError(
-            f"'{folder.uri}' can't be written: {error.strerror or error}. Make room there, or check who may write, and "
-            "run the same command again: what was committed is kept."
-        ) from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if SUCCESS not in run.names():
+                run.remove()
+        raise

@@ -8,6 +8,8 @@ Parts, each measured against something in the same run:
   rivals   the same crops by predict_batch_udf, a DataLoader loop, Ray Data and Daft (extract_rivals.py tells how)
   null     everything but the forward pass / two processes that only decode the crops' PNGs
   growth   the same at 2,000, 20,000 and 200,000 images, with the peak memory of driver and workers
+  batches  the compiled loop with 16 and 64 images a batch / with 32
+  exact    no speed: how near bf16 vectors, eager and compiled, come to float32's
   bare     no Spark and no Java: Parquet to Parquet in this process / the bare loop; for a GPU: --device cuda
 
 Without parts: cpu and null. Ray and Daft are no dependencies: --python names one that has them beside ours. Without
@@ -42,6 +44,7 @@ import pyarrow.parquet as pq
 from featurizers.backbones import get_backbone, load_weights
 from featurizers.crops import decode_png, encode_png
 from featurizers.embedder import Embedder
+from featurizers.extractor import Precision
 from featurizers.phantoms import draw_phantom
 from pipelines.crop_feed import CropReader, row_groups
 from pipelines.folders import Folder
@@ -55,6 +58,7 @@ GROWTH = (2_000, 20_000, 200_000)
 RESNET50_FLOP = 2 * 4.09e9
 #: Dense bf16, NVIDIA's data sheet of the H100 and H200 SXM.
 H200_BF16_FLOPS = 989e12
+PARTS = ("cpu", "rivals", "null", "growth", "batches", "exact", "bare")
 RIVALS = ("predict_batch_udf", "dataloader", "ray", "daft", "ray_ours", "daft_ours")
 IN_OTHER_PYTHON = ("ray", "daft", "ray_ours", "daft_ours")
 
@@ -242,6 +246,37 @@ def cpu(table: Table, crops: list[bytes], folder: Path, images: int) -> float:
     return float(found["steady"])
 
 
+def batches(table: Table, crops: list[bytes]) -> None:
+    """The compiled loop by batch size."""
+    weights = load_weights(get_backbone(BACKBONE), "random")
+    speeds = {}
+    for size in (32, 16, 64, 32):
+        embedder = Embedder(BACKBONE, weights, compiled=True, batch_size=size)
+        embedder.warm_up()
+        speeds.setdefault(size, []).append(bare_loop(embedder, crops))
+    usual = statistics.mean(speeds.pop(32))
+    for size, found in speeds.items():
+        table.add("batches", f"compiled loop, {size} images a batch", statistics.mean(found), "32 a batch", usual)
+
+
+def exact(crops: list[bytes]) -> None:
+    """Cosines of bf16 vectors to float32's."""
+    weights = load_weights(get_backbone(BACKBONE), "random")
+    few = [decode_png(crop) for crop in crops[:256]]
+    expected = Embedder(BACKBONE, weights, precision=Precision.FP32).embed(few)
+    print(f"cosine to fp32 on {len(few)} crops: smallest (with the mean vector taken off: smallest, mean)")
+    for name, compiled in (("eager bf16", False), ("compiled bf16", True)):
+        vectors = Embedder(BACKBONE, weights, compiled=compiled).embed(few)
+        centred = cosine(expected - expected.mean(0), vectors - expected.mean(0))
+        smallest = cosine(expected, vectors).min()
+        print(f"  {name:13} {smallest:.6f} ({centred.min():.4f}, {centred.mean():.4f})")
+
+
+def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Row by row."""
+    return (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+
+
 def rivals(
     table: Table, crops: list[bytes], folder: Path, ours: float, *, python: str | None, images: int, names: list[str]
 ) -> None:
@@ -317,7 +352,7 @@ def bare(table: Table, crops: list[bytes], folder: Path, images: int, device: st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="cpu, rivals, null, growth, bare")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--lake", help="take the crops of this lake")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--rival-images", type=int, default=1024)
@@ -327,7 +362,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("extract.csv"))
     given = parser.parse_args()
     parts = given.parts or ["cpu", "null"]
-    if wrong := sorted(set(parts) - {"cpu", "rivals", "null", "growth", "bare"}):
+    if wrong := sorted(set(parts) - set(PARTS)):
         parser.error(f"no such part: {', '.join(wrong)}")
     crops = crops_of(given.lake) if given.lake else phantom_crops()
     table = Table()
@@ -339,12 +374,17 @@ def main() -> None:
             ours = cpu(table, crops, folder, given.images)
             if "rivals" in parts:
                 rivals(table, crops, folder, ours, python=given.python, images=given.rival_images, names=given.rivals)
+        if "batches" in parts:
+            batches(table, crops)
+        if "exact" in parts:
+            exact(crops)
         # What follows has no forward pass any more.
         if "null" in parts:
             null(table, crops, folder, 4 * given.images)
         if "growth" in parts:
             growth(table, crops, folder)
-    table.write(given.out)
+    if table.rows:
+        table.write(given.out)
 
 
 if __name__ == "__main__":

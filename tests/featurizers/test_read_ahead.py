@@ -85,6 +85,15 @@ def test_reading_goes_on_while_the_consumer_works() -> None:
     assert list(ahead) == [2]
 
 
+def test_a_source_that_can_not_even_be_started_is_told() -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[int]:
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(read_ahead(Broken(), 2))
+
+
 def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from featurizers.reasons import Reason
+from featurizers.reasons import NoVector, Reason
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -14,6 +14,11 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding=
 @pytest.mark.parametrize("reason", Reason)
 def test_readme_tells_each_reason_and_its_meaning(reason: Reason) -> None:
     assert f"| `{reason}` | {reason.meaning} |" in README
+
+
+@pytest.mark.parametrize("reason", NoVector)
+def test_readme_tells_why_a_crop_has_no_vector(reason: NoVector) -> None:
+    assert f"`{reason}`" in README
 
 
 def test_a_code_is_a_reason_and_writes_as_itself() -> None:

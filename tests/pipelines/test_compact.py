@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.compact import KEPT, CompactConfig, compact
 from pipelines.errors import LakeError
-from pipelines.folders import Folder
+from pipelines.folders import REPLACES, Folder
 from pipelines.lake import Lake
 from pipelines.lease import lease
 from pipelines.stored_features import as_matrix
@@ -79,15 +79,15 @@ def test_large_runs_stay_as_they_are_and_part_their_neighbours(lake: Path) -> No
     assert vectors(table) == before
 
 
-def test_what_was_replaced_stays_an_hour_for_its_readers_and_then_goes(
-    lake: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_replaced_stays_a_day_for_its_readers_and_then_goes(lake: Path) -> None:
     table = features(lake)
     old = [add_run(table, start, 5) for start in (0, 10)]
     run(lake)
     assert all(each.exists() for each in old)
     assert "0 old runs" in run(lake)
-    monkeypatch.setattr("pipelines.compact.KEPT", -KEPT)
+    (merged,) = table.folder.runs()
+    note = merged.read_json(REPLACES)
+    merged.write_json(REPLACES, note | {"at": (datetime.now(UTC) - 1.01 * KEPT).isoformat()})
     before = vectors(table)
     assert "2 old runs" in run(lake)
     assert not any(each.exists() for each in old)

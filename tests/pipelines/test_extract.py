@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -115,26 +110,6 @@ def test_a_killed_extraction_goes_on_where_it_was(
         np.testing.assert_array_equal(whole[image_id], vector)
 
 
-def command(lake: Path) -> list[str]:
-    """The job, in a process of its own."""
-    job = Path(__file__).resolve().parents[2] / "jobs/extract_features.py"
-    return [sys.executable, str(job), f"lake={lake}", "backbone.weights=random", f"backbone.name={NAME}"]
-
-
-def test_executors_of_their_own_give_the_same_vectors(lake: Path, extracted_lake: Path) -> None:
-    """Two executor processes with one thread each, against one process with two threads."""
-    split_studies(lake)
-    done = subprocess.run(
-        [*command(lake), "master=local-cluster[2,1,1024]"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    expected, found = vectors(extracted_lake), vectors(lake)
-    assert set(found) == set(expected)
-    for image_id, vector in expected.items():
-        # bf16: threads may add in another order; a hundredth of a vector's length is far above that.
-        assert np.linalg.norm(found[image_id] - vector) <= 0.01 * np.linalg.norm(vector)
-
-
 def test_images_missing_from_a_file_that_is_half_done_are_extracted(lake: Path, spark: SparkSession) -> None:
     extract(config(lake))
     there = Lake.open(str(lake))
@@ -208,20 +183,6 @@ def test_a_gpu_that_is_not_there_is_told_before_any_work(lake: Path) -> None:
     with pytest.raises(FeaturizerError, match="cuda:99"):
         extract(config(lake, device="cuda:99"))
     assert not (lake / "features").exists()
-
-
-def test_a_driver_that_was_killed_leaves_whole_chunks_and_the_next_one_goes_on(lake: Path) -> None:
-    split_studies(lake)
-    job = subprocess.Popen([*command(lake), "chunk_images=1"], start_new_session=True, stderr=subprocess.DEVNULL)
-    while job.poll() is None and not list(lake.glob("features/*/run=*/_SUCCESS")):
-        time.sleep(0.05)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
-    committed = len(vectors(lake))
-    studies = sum(len(pq.read_table(file)) for file in lake.glob("studies/run=*/*.parquet"))
-    assert 0 < committed <= studies
-    assert extract(config(lake, chunk_images=1)).counts["images"] == studies - committed
-    assert len(vectors(lake)) == studies
 
 
 def test_a_lake_without_studies_is_told(tmp_path: Path) -> None:

@@ -58,3 +58,14 @@ def test_one_on_another_machine_counts_as_long_as_it_is_renewed(tmp_path: Path, 
     else:
         with pytest.raises(LakeError, match="another-machine"), lease(Folder.at(str(tmp_path)), *WORK):
             pass
+
+
+def test_one_that_was_taken_over_is_told_before_it_commits_and_leaves_the_others_note(tmp_path: Path) -> None:
+    folder = Folder.at(str(tmp_path))
+    with lease(folder, *WORK) as held:
+        held.check()
+        note = folder.read_json(f"_{WORK[0]}.json")
+        folder.write_json(f"_{WORK[0]}.json", note | {"id": "another"})
+        with pytest.raises(LakeError, match="took over"):
+            held.check()
+    assert folder.read_json(f"_{WORK[0]}.json")["id"] == "another"

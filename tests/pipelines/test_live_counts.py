@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -84,6 +85,12 @@ def test_strangers_are_not_heard(live: LiveCounts) -> None:
             sender.sendto(words, teller.address)
     teller(1)
     assert eventually(lambda: live.done.images == 1)
+
+
+def test_nothing_listens_when_all_is_over(spark: SparkSession) -> None:
+    with LiveCounts(spark) as counts:
+        assert counts.done == Done(0)
+    assert "live-counts" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_driver_that_can_not_be_reached_stops_nobody() -> None:

@@ -13,7 +13,7 @@ from pipelines import task_files
 from pipelines.errors import LakeError
 from pipelines.folders import Folder
 from pipelines.tables import FEATURES
-from pipelines.task_files import STAGING, WRITTEN, TaskWriter, Written, answer, commit_files
+from pipelines.task_files import STAGING, WRITTEN, TaskWriter, Written, answer, commit_files, unless_committed
 
 
 @pytest.fixture
@@ -86,6 +86,30 @@ def test_large_work_goes_to_several_files_and_row_groups(table: Folder, monkeypa
     assert ids(run) == list(range(100))
     groups = pq.read_metadata(f"{run.path}/part-00000.parquet")
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [10] * 4
+
+
+def test_an_attempt_that_still_writes_does_not_stop_the_commit(table: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = table.new_run()
+    answers = told(attempt(run, 0, 30))
+
+    def not_empty(_: Folder) -> None:
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(Folder, "remove", not_empty)
+    commit_files(run, answers, lambda rows: None)
+    assert [each.name for each in table.runs()] == [run.name]
+    assert ids(run) == list(range(30))
+
+
+def test_what_a_chunk_that_failed_has_written_goes_unless_it_was_committed(table: Folder) -> None:
+    failed, done = table.new_run(), table.new_run()
+    for run in (failed, done):
+        with pytest.raises(KeyboardInterrupt), unless_committed(run):
+            answers = told(attempt(run, 0, 3))
+            if run is done:
+                commit_files(run, answers, lambda rows: None)
+            raise KeyboardInterrupt
+    assert (failed.exists(), done.exists()) == (False, True)
 
 
 def test_a_check_that_fails_commits_nothing(table: Folder) -> None:
