@@ -100,8 +100,10 @@ def _without_vector(record: JobRecord, target: FeaturesTarget) -> dict[str, obje
     if new := target.failed:
         counts = Counter(each.reason for each in new)
         told = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()))
-        first = ", ".join(each.image_id for each in new[:FAILURES_TOLD])
-        rows["no vector"] = f"{len(new):,} ({told}): {first}{', …' if len(new) > FAILURES_TOLD else ''}"
+        # Copies of one crop fail together.
+        images = list(dict.fromkeys(each.image_id for each in new))
+        first = ", ".join(images[:FAILURES_TOLD])
+        rows["no vector"] = f"{len(new):,} ({told}): {first}{', …' if len(images) > FAILURES_TOLD else ''}"
     if there := record.counts["in quarantine"]:
         rows["quarantine"] = f"{there:,} in all; to try them again, remove {target.quarantine.folder.uri}"
     return rows

@@ -118,7 +118,14 @@ class TaskWriter:
         filesystem.makedirs(self._staging.path, exist_ok=True)
         self._file = f"{self._name}-{len(self.written):05}.parquet"
         sink = self._stack.enter_context(filesystem.open(f"{self._staging.path}/{self._file}", "wb"))
-        self._writer = pq.ParquetWriter(sink, self._schema, compression=_COMPRESSION, compression_level=_LEVEL)
+        self._writer = pq.ParquetWriter(
+            sink,
+            self._schema,
+            compression=_COMPRESSION,
+            compression_level=_LEVEL,
+            # What Hadoop's own checksum files would be for: whoever doubts a disk can have readers verify them.
+            write_page_checksum=True,
+        )
 
     def _close(self) -> None:
         if self._writer:
