@@ -1,4 +1,4 @@
-"""Why an input gave no study: the closed list of codes that ingest writes to the quarantine table."""
+"""Why an input gave no study, or a study no vector: the closed lists of codes that quarantines hold."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from enum import StrEnum
 from typing import Self
 
 
-class Reason(StrEnum):
-    """One code for each thing that a person would mend in its own way.
-
-    Attributes:
-        meaning: the code in a few words.
-    """
+class _Code(StrEnum):
+    """A code, and what it means in a few words."""
 
     meaning: str
 
@@ -21,6 +17,14 @@ class Reason(StrEnum):
         member._value_ = code
         member.meaning = meaning
         return member
+
+
+class Reason(_Code):
+    """One code for each thing that a person would mend in its own way.
+
+    Attributes:
+        meaning: the code in a few words.
+    """
 
     # The file.
     MISSING_FILE = "missing_file", "the labels name it, and the archive lacks it"
@@ -56,21 +60,12 @@ class Reason(StrEnum):
     PROCESSING_FAILED = "processing_failed", "a fault of Pleura: please report it"
 
 
-class NoVector(StrEnum):
+class NoVector(_Code):
     """Why a study's crop, or a copy of it, has no vector: the codes of an extractor's own quarantine.
 
     Attributes:
         meaning: the code in a few words.
     """
-
-    meaning: str
-
-    def __new__(cls, code: str, meaning: str) -> Self:
-        """A member: its value is the code."""
-        member = str.__new__(cls, code)
-        member._value_ = code
-        member.meaning = meaning
-        return member
 
     DAMAGED_CROP = "damaged_crop", "the stored crop is no readable PNG: its study needs restoring"
     NOT_FINITE = "not_finite", "the backbone's vector holds NaN or infinity; precision=fp32 may give a finite one"

@@ -24,7 +24,15 @@ from pipelines.parquet import open_parquet, parquet_files
 from pipelines.progress import Progress
 from pipelines.session import named_jobs, spark_session
 from pipelines.tables import FEATURES, Table
-from pipelines.task_files import ROWS_PER_FILE, STAGING, WRITTEN, TaskWriter, answer, commit_files, unless_committed
+from pipelines.task_files import (
+    ROWS_PER_FILE,
+    STAGING,
+    WRITTEN,
+    TaskWriter,
+    commit_files,
+    unless_committed,
+    write_tasks,
+)
 
 #: Whoever began to read runs before they were replaced is done with them by then.
 KEPT = timedelta(days=1)
@@ -61,7 +69,8 @@ class Size:
         return cls(len(runs), len(files), sum(filesystem.size(path) or 0 for path in files))
 
     def __str__(self) -> str:
-        return f"{self.runs:,} runs, {self.files:,} files, {self.bytes / 2**20:,.0f} MB"
+        runs, files = (f"{n:,} {what}{'s'[: n != 1]}" for n, what in ((self.runs, "run"), (self.files, "file")))
+        return f"{runs}, {files}, {self.bytes / 2**20:,.1f} MB"
 
 
 def compact(config: CompactConfig) -> JobRecord:
@@ -83,7 +92,9 @@ def compact(config: CompactConfig) -> JobRecord:
                 merged = sum(_merge(spark, table, group, held, record) for group in _groups(table, config.run_vectors))
             record.count("vectors", merged)
             record.count("swept runs", swept)
-            rows[extractor[:12]] = f"{before}; now {Size.of(table)}" if merged else f"{before}: nothing to merge"
+            rows[lake.told_of(extractor)] = (
+                f"{before}; now {Size.of(table)}" if merged else f"{before}: nothing to merge"
+            )
             if merged:
                 record.write_beside(table.folder)
     kept = "what was replaced stays a day for whoever reads it; a compaction after that removes it"
@@ -170,14 +181,13 @@ class _Worker:
     tell: Teller
 
     def merge(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for number in batch.column(0).to_pylist():
-                with TaskWriter(self.run, FEATURES) as writer:
-                    for group in self.hands[number]:
-                        for rows in _rows_of(group):
-                            writer.write(rows)
-                        self.tell(group.images)
-                yield answer(writer.written)
+        return write_tasks(batches, self.run, FEATURES, self._task)
+
+    def _task(self, number: int, writer: TaskWriter) -> None:
+        for group in self.hands[number]:
+            for rows in _rows_of(group):
+                writer.write(rows)
+            self.tell(group.images)
 
 
 def _rows_of(group: RowGroup) -> list[pa.RecordBatch]:

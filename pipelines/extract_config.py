@@ -43,7 +43,8 @@ class ExtractConfig(SparkConfig):
         description="what the features' numbers are rounded to; float16 files are smaller; part of the fingerprint",
     )
     device: str = Field(
-        "cpu", description="cpu or cuda; on a cluster each task takes the one GPU that Spark's scheduling gave it"
+        "cpu",
+        description="cpu, cuda or cuda:N; on a cluster cuda alone: each task takes the one GPU that Spark gave it",
     )
     batch_size: int | None = Field(
         None,
@@ -63,7 +64,7 @@ class ExtractConfig(SparkConfig):
     chunk_images: int | None = Field(
         None,
         gt=0,
-        description=f"images per commit: what a restart repeats at most; null: what takes {COMMIT_SECONDS // 60} "
-        f"minutes, {CHUNK_IMAGES:,} at least",
+        description="images per commit, one file of studies at least: what a restart repeats at most; null: what takes "
+        f"{COMMIT_SECONDS // 60} minutes, {CHUNK_IMAGES:,} at least",
     )
     copies: CopiesConfig = CopiesConfig()

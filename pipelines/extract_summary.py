@@ -57,6 +57,8 @@ def summarise(
     if "extract" in record.timings:
         seconds = record.timings["extract"]
         rows["time"] = f"{clock(seconds)} ({(images + copies) / seconds:,.1f} images/s; {told_setup(record)})"
+        if start := record.timings.get("until first images"):
+            rows["until it began"] = f"{clock(record.timings['plan'])} planning, {clock(start)} until the first images"
         rows["worked as"] = _worked(record)
         rows["where it went"] = told_stages(target.tally.spent)
     rows |= _without_vector(record, target)
@@ -77,16 +79,18 @@ def told_stages(spent: Stages) -> str:
         return "nowhere"
     parts = {"backbone": spent.compute, "waiting for crops": spent.wait, "handing vectors over": spent.hand_over}
     told = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts.items())
+    told = f"of the {clock(whole)} of all tasks together: {told}"
     if (busy := spent.gpu_utilisation) is not None:
         told += f"; GPU busy {busy:.0%} (NVML)"
     return told
 
 
 def as_told(spent: Stages) -> dict[str, object]:
-    """The same for `run.json`: seconds of all workers by stage, images, and how busy the GPU was, where NVML told."""
+    """The same for `run.json`: seconds of all tasks by stage, images, and how busy the GPU was, where NVML told."""
     seconds = {name: round(value, 3) for name, value in asdict(spent).items() if isinstance(value, float)}
     del seconds["gpu_percent"]
-    return {**seconds, "images": spent.images, "batches": spent.batches, "gpu_utilisation": spent.gpu_utilisation}
+    counts = {"images": spent.images, "batches": spent.batches}
+    return {"seconds_of_all_tasks": seconds, **counts, "gpu_utilisation": spent.gpu_utilisation}
 
 
 def _worked(record: JobRecord) -> str:

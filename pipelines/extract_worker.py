@@ -21,7 +21,7 @@ from pipelines.executor_embedder import EmbedderSettings, Setup, executor_embedd
 from pipelines.folders import Folder
 from pipelines.live_counts import Teller
 from pipelines.tables import FEATURES, ORIGINAL
-from pipelines.task_files import TaskWriter, answer
+from pipelines.task_files import TaskWriter, write_tasks
 
 
 class Failure(NamedTuple):
@@ -108,16 +108,12 @@ class ExtractWorker:
 
     def embed(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Numbers of tasks, as Spark deals them out, to batches of the schema WRITTEN."""
-        for batch in batches:
-            for number in batch.column(0).to_pylist():
-                with TaskWriter(self.run, FEATURES) as writer:
-                    self._task(self.hands[number], writer)
-                yield answer(writer.written)
+        return write_tasks(batches, self.run, FEATURES, self._task)
 
-    def _task(self, groups: Sequence[RowGroup], writer: TaskWriter) -> None:
+    def _task(self, number: int, writer: TaskWriter) -> None:
         embedder = executor_embedder(self.settings, self.report.setups)
         before = Stages.copy_of(embedder.stages)
-        reader, told = CropReader(groups), 0
+        reader, told = CropReader(self.hands[number]), 0
         for embedded in self.wanted.embed(embedder, reader):
             if failures := _failures(embedded):
                 self.report.failures(failures)

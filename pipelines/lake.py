@@ -125,6 +125,10 @@ class Lake:
         told = self._told_of(extractor)
         return f"{told}, extractor {extractor}" if self.extractor_card(extractor) else f"extractor {extractor}"
 
+    def told_of(self, extractor: str) -> str:
+        """An extractor in few words, for people who have several: the start of its fingerprint, and what is known."""
+        return f"{extractor[:12]} ({self._told_of(extractor)})"
+
     def _told_of(self, extractor: str) -> str:
         card = self.extractor_card(extractor)
         return f"{card['backbone']} {card['precision']}, weights {card['weights']}" if card else "nothing told"
@@ -141,7 +145,7 @@ class Lake:
         matching = [fingerprint for fingerprint in there if fingerprint.startswith(wanted or "")]
         if len(matching) == 1:
             return matching[0]
-        names = "; ".join(f"{each[:12]} ({self._told_of(each)})" for each in there)
+        names = "; ".join(map(self.told_of, there))
         if not matching:
             raise LakeError(f"no features of extractor '{wanted}' in '{self.folder.uri}'. It holds: {names}.")
         raise LakeError(f"'{self.folder.uri}' holds features of several extractors: {names}. Choose one: extractor=….")

@@ -136,6 +136,24 @@ class TaskWriter:
             self._writer, self._rows_in_file = None, 0
 
 
+def write_tasks(
+    numbers: Iterable[pa.RecordBatch], run: Folder, schema: pa.Schema, work: Callable[[int, TaskWriter], None]
+) -> Iterator[pa.RecordBatch]:
+    """On an executor: do tasks by their numbers, as Spark deals them out, and answer for each.
+
+    Args:
+        numbers: one column, a number a row.
+        run: that is being made.
+        schema: of what is written.
+        work: does the task of a number, and writes what comes of it.
+    """
+    for batch in numbers:
+        for number in batch.column(0).to_pylist():
+            with TaskWriter(run, schema) as writer:
+                work(number, writer)
+            yield answer(writer.written)
+
+
 def answer(written: Iterable[Written]) -> pa.RecordBatch:
     """What a task tells of its files: a batch of the schema WRITTEN."""
     return pa.RecordBatch.from_pylist([each._asdict() for each in written], WRITTEN)

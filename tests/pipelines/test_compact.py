@@ -62,7 +62,7 @@ def test_small_runs_become_one_with_the_same_vectors(lake: Path) -> None:
     assert len(table.folder.runs()) == 1
     assert vectors(table) == before
     assert "5 runs, 5 files" in told
-    assert "now 1 runs, 1 files" in told
+    assert "now 1 run, 1 file" in told
     assert "nothing to merge" in run(lake)
 
 

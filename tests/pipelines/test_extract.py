@@ -173,8 +173,9 @@ def test_what_a_job_did_and_where_the_time_went_lies_beside_the_features(extract
     (job,) = (each for each in told if each["job"] == "extract_features")
     studies = sum(len(pq.read_table(file)) for file in extracted_lake.glob("studies/run=*/*.parquet"))
     assert job["stages"]["images"] == job["counts"]["images"] == studies
-    assert all(job["stages"][stage] > 0 for stage in ("read", "decode", "compute"))
-    assert job["stages"]["copy"] == 0
+    seconds = job["stages"]["seconds_of_all_tasks"]
+    assert all(seconds[stage] > 0 for stage in ("read", "decode", "compute"))
+    assert seconds["copy"] == 0
     assert job["workers"] == "1 task with 2 threads"
     assert (job["batch_size"], job["devices"]) == ([32], ["cpu"])
 
