@@ -17,6 +17,7 @@ from pipelines.crop_feed import deal, row_groups
 from pipelines.datasets import crops_of
 from pipelines.errors import LakeError
 from pipelines.executor_embedder import (
+    Compile,
     EmbedderSettings,
     Workers,
     check_local_device,
@@ -88,19 +89,8 @@ def extract(config: ExtractConfig) -> JobRecord:
                     features.write_json(EXTRACTOR_CARD, _card(extractor, opened))
                     if plan:
                         plan.remember(features)
-                    settings = EmbedderSettings(
-                        backbone=opened.spec.name,
-                        weights_file=ship_weights(spark, opened.weights),
-                        weights_source=opened.weights.source,
-                        fingerprint=extractor.fingerprint,
-                        precision=config.precision,
-                        crops=crops,
-                        device=config.device,
-                        batch_size=config.batch_size,
-                        memory_mb=config.memory_mb,
-                        compile=worth_compiling(config.compile, missing, workers, config.device),
-                        storage=config.storage,
-                    )
+                    wanted = worth_compiling(config.compile, missing, workers, config.device)
+                    settings = _settings(config, opened, extractor, ship_weights(spark, opened.weights), wanted)
                     pace = Pace(config.chunk_images, least=CHUNK_IMAGES)
                     _Engine(spark, settings, target, pace, record).run(work, plan)
             keep_setups(record, target.tally.setups.value)
@@ -112,6 +102,24 @@ def extract(config: ExtractConfig) -> JobRecord:
                 record.write_beside(features)
     record.summary = summarise(record, opened, extractor, target, plan)
     return record
+
+
+def _settings(
+    config: ExtractConfig, opened: OpenedBackbone, extractor: Extractor, weights_file: str, wanted: Compile
+) -> EmbedderSettings:
+    return EmbedderSettings(
+        backbone=opened.spec.name,
+        weights_file=weights_file,
+        weights_source=opened.weights.source,
+        fingerprint=extractor.fingerprint,
+        precision=config.precision,
+        crops=extractor.crops,
+        device=config.device,
+        batch_size=config.batch_size,
+        memory_mb=config.memory_mb,
+        compile=wanted,
+        storage=config.storage,
+    )
 
 
 def check_weights_file(lake: Lake, extractor: Extractor, opened: OpenedBackbone) -> None:
