@@ -236,10 +236,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     settings = folder / "gpus.conf"
     settings.write_text(f"spark.worker.resource.gpu.amount 2\nspark.worker.resource.gpu.discoveryScript {find_gpus}\n")
     classes = "org.apache.spark.deploy"
+    # Spark's own log settings, with which a master tells where it is.
+    talkative = folder / "conf"
+    talkative.mkdir()
 
     def start(name: str, host: str, *options: str) -> tuple[list[str], Path, dict[str, str]]:
         words = [str(BIN / "spark-class"), f"{classes}.{name}", "--host", host, "--port", "0", "--webui-port", "0"]
-        return [*words, *options], folder / f"{name} {host}.log", environment(SPARK_LOCAL_IP=host)
+        return (
+            [*words, *options],
+            folder / f"{name} {host}.log",
+            environment(SPARK_LOCAL_IP=host, SPARK_CONF_DIR=str(talkative)),
+        )
 
     def told(log: Path, job: subprocess.Popen[bytes], pattern: str) -> str:
         return await_(lambda: (m := re.search(pattern, log.read_text())) and m[0], job, log)

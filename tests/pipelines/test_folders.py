@@ -177,7 +177,7 @@ def test_a_writer_that_dies_half_way_leaves_nothing_that_a_reader_sees(
 
     monkeypatch.setattr(LocalFileSystem, "pipe_file", write_half)
     for name in ("head.json", SUCCESS + ".json"):
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(LakeError, match="no space"):
             folder.write(name, b"second version")
     assert folder.read("head.json") == b"first version"
     assert [name for name in folder.names() if not name.startswith(".")] == ["head.json"]
@@ -192,7 +192,7 @@ def test_a_run_whose_commit_fails_is_not_there(tmp_path: Path, monkeypatch: pyte
         raise OSError("stale file handle")
 
     monkeypatch.setattr(LocalFileSystem, "mv", fail)
-    with pytest.raises(OSError, match="stale"):
+    with pytest.raises(LakeError, match="stale"):
         run.commit()
     assert folder.runs() == []
 
