@@ -75,6 +75,8 @@ class CudaPasses:
 
     def run(self, batches: Iterable[tuple[ReadyT, Pixels]]) -> Iterator[tuple[ReadyT, npt.NDArray[np.float32]]]:
         """Passes of many batches, each with what goes with it, in order."""
+        # Whoever gave an earlier run up midway left batches in the slots.
+        torch.cuda.synchronize(self._device)
         under_way: deque[tuple[ReadyT, _Slot]] = deque()
         for number, (told, batch) in enumerate(batches):
             if len(under_way) == _SLOTS:

@@ -13,7 +13,6 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pipelines.config import SparkConfig
-from pipelines.crop_feed import RowGroup, deal, row_groups
 from pipelines.errors import LakeError
 from pipelines.folders import RUN_PREFIX, Folder, run_age
 from pipelines.job import JobRecord, summary_text
@@ -22,6 +21,7 @@ from pipelines.lease import Lease, lease
 from pipelines.live_counts import LiveCounts, Teller
 from pipelines.parquet import open_parquet, parquet_files
 from pipelines.progress import Progress
+from pipelines.row_groups import RowGroup, deal, row_groups
 from pipelines.session import named_jobs, spark_session
 from pipelines.tables import FEATURES, Table
 from pipelines.task_files import (
@@ -126,7 +126,7 @@ def _groups(table: Table, run_vectors: int) -> Iterator[list[Folder]]:
     group: list[Folder] = []
     vectors = 0
     for run in [*table.folder.runs(), None]:
-        rows = sum(each.images for each in _row_groups(run)) if run else run_vectors
+        rows = sum(each.rows for each in _row_groups(run)) if run else run_vectors
         if run and rows < run_vectors:
             group.append(run)
             vectors += rows
@@ -139,7 +139,7 @@ def _groups(table: Table, run_vectors: int) -> Iterator[list[Folder]]:
 def _merge(spark: SparkSession, table: Table, runs: Sequence[Folder], held: Lease, record: JobRecord) -> int:
     """Write the rows of some runs as one, which takes their place in the moment that it is committed."""
     groups = [group for run in runs for group in _row_groups(run)]
-    expected = sum(group.images for group in groups)
+    expected = sum(group.rows for group in groups)
     files = -(-expected // ROWS_PER_FILE)
     hands = deal(groups, min(files, 2 * max(1, spark.sparkContext.defaultParallelism)))
     merged = table.folder.new_run()
@@ -187,7 +187,7 @@ class _Worker:
         for group in self.hands[number]:
             for rows in _rows_of(group):
                 writer.write(rows)
-            self.tell(group.images)
+            self.tell(group.rows)
 
 
 def _rows_of(group: RowGroup) -> list[pa.RecordBatch]:

@@ -13,7 +13,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from featurizers.extractor import Extractor, describe_extractor
 from pipelines.acquisition import CAUTION_KEY, HOLD_OUT_KEY, NOBODY
 from pipelines.augmented_copies import CopyPlan, LackingCopies
-from pipelines.crop_feed import deal, row_groups
+from pipelines.crop_feed import STUDIES_REMEDY
 from pipelines.datasets import crops_of
 from pipelines.errors import LakeError
 from pipelines.executor_embedder import (
@@ -34,6 +34,7 @@ from pipelines.job import JobRecord
 from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.lease import lease
 from pipelines.live_counts import Teller
+from pipelines.row_groups import deal, row_groups
 from pipelines.session import TaskCores, named_jobs, spark_session
 from pipelines.stored_backbones import OpenedBackbone, open_backbone
 from pipelines.task_files import WRITTEN
@@ -199,7 +200,7 @@ class _Engine:
         workers = Workers.of(self.spark, self.settings.device)
         seconds = self.pace.seconds_of(sum(file.missing for file in chunk))
         per_worker = min(MOST_TASKS_PER_WORKER, 1 + int(seconds // SECONDS_PER_TASK)) if workers.number > 1 else 1
-        hands = deal(row_groups(file.location for file in chunk), workers.number * per_worker)
+        hands = deal(row_groups([file.location for file in chunk], STUDIES_REMEDY), workers.number * per_worker)
         run = self.target.features.folder.new_run()
         worker = ExtractWorker(self.settings, hands, wanted, self.target.tally.report(), tell, run)
         numbers = self.spark.range(0, len(hands), 1, len(hands))

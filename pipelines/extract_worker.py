@@ -16,10 +16,11 @@ from featurizers.radiograph import Pixels
 from featurizers.reasons import NoVector
 from featurizers.stages import Stages
 from pipelines.copy_rule import CopyRule, Key
-from pipelines.crop_feed import CropReader, RowGroup
+from pipelines.crop_feed import CropReader
 from pipelines.executor_embedder import EmbedderSettings, Setup, executor_embedder
 from pipelines.folders import Folder
 from pipelines.live_counts import Teller
+from pipelines.row_groups import RowGroup
 from pipelines.tables import FEATURES, ORIGINAL
 from pipelines.task_files import TaskWriter, write_tasks
 

@@ -46,8 +46,9 @@ from featurizers.crops import decode_png, encode_png
 from featurizers.embedder import Embedder
 from featurizers.extractor import Precision
 from featurizers.phantoms import draw_phantom
-from pipelines.crop_feed import CropReader, row_groups
+from pipelines.crop_feed import STUDIES_REMEDY, CropReader
 from pipelines.folders import Folder
+from pipelines.row_groups import row_groups
 from pipelines.task_files import TaskWriter
 
 PHANTOMS = 512
@@ -337,7 +338,7 @@ def bare(table: Table, crops: list[bytes], folder: Path, images: int, device: st
     schema = pa.schema([("image_id", pa.string()), ("features", pa.list_(pa.float32()))])
     start = time.monotonic()
     with TaskWriter(Folder.at(str(folder / "run=bare")), schema) as writer:
-        for embedded in embedder.embed_pngs(CropReader(row_groups([str(file)]))):
+        for embedded in embedder.embed_pngs(CropReader(row_groups([str(file)], STUDIES_REMEDY))):
             offsets = np.arange(0, (len(embedded.keys) + 1) * embedder.feature_dim, embedder.feature_dim, np.int32)
             lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(embedded.features.reshape(-1)))
             writer.write(pa.RecordBatch.from_arrays([pa.array(embedded.keys), lists], schema=schema))
