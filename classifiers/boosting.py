@@ -18,6 +18,7 @@ from xgboost.core import XGBoostError
 
 from classifiers.errors import HeadError
 from classifiers.estimator import BLOCK_ROWS, Head, Labelled
+from classifiers.feature_weights import Weighting, per_feature
 from classifiers.tasks import POSITIVE
 
 _MODEL_FILE: Final = "model.ubj"
@@ -102,6 +103,11 @@ class XGBoostHead(Head):
         self.device = device
         self.balance = balance
         self.random_state = random_state
+
+    @property
+    def weighting(self) -> Weighting:
+        """XGBoost's own TreeSHAP."""
+        return Weighting.SHAP
 
     @property
     def booster_params(self) -> dict[str, Any]:
@@ -212,17 +218,21 @@ class XGBoostHead(Head):
             if not torch.cuda.is_available() or not xgboost.build_info()["USE_CUDA"]:
                 raise HeadError("device=cuda, and XGBoost finds no CUDA device here: say device=cpu, or use a GPU")
 
-    def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        margins = [booster.inplace_predict(X, predict_type="margin", strict_shape=True) for booster in self._threaded()]
+        return np.concatenate(margins, axis=1)
+
+    def _logit_weights(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        matrix = xgboost.DMatrix(X, nthread=self.n_jobs or 0)
+        # (n, logits of the booster, d + 1) each; the last column is the base value, which is no feature's.
+        parts = [booster.predict(matrix, pred_contribs=True, strict_shape=True) for booster in self._threaded()]
+        return per_feature(np.concatenate(parts, axis=1)[..., :-1], X)
+
+    def _threaded(self) -> list[Booster]:
+        """The boosters, on as many threads as are asked for now."""
         for booster in self.boosters_:
             booster.set_param({"nthread": self.n_jobs or 0})
-        answers = [booster.inplace_predict(X).astype(np.float64) for booster in self.boosters_]
-        if self.multi_label_:
-            return np.column_stack(answers)
-        (probabilities,) = answers
-        if probabilities.ndim == 1:  # of class 1, where there are two
-            return np.column_stack([1 - probabilities, probabilities])
-        # float32 sums are off by 1e-7; rows that sum to 1 are part of the contract.
-        return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
+        return self.boosters_
 
     def _restore(self, files: Mapping[str, bytes]) -> None:
         wanted = [_LABEL_FILE.format(i) for i in range(len(self.classes_))] if self.multi_label_ else [_MODEL_FILE]

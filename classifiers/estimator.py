@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from classifiers.balance import Balance, rebalance
 from classifiers.errors import HeadError
+from classifiers.feature_weights import Weighting, scores_of
 from classifiers.tasks import NEGATIVE, POSITIVE, UNANSWERED
 
 # Rows taken up at once: bounds every temporary, whatever the caller passes (4096 x 2048 float32: 32 MiB).
@@ -185,9 +186,43 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
         Raises:
             HeadError: on values that are not finite, or another number of features.
         """
-        check_is_fitted(self)
-        features = self._check_features(X, "X", reset=False)
-        return np.concatenate([self._predict_proba(block) for block in blocks_of(features)])
+        return np.concatenate([self._predict_proba(block) for block in blocks_of(self._checked(X))])
+
+    def scores(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Give every class's score, which `feature_weights` adds up to (`classifiers.feature_weights` says what it is).
+
+        Returns:
+            float64 (n, k), finite also where probabilities round to 0 or 1.
+
+        Raises:
+            HeadError: as `predict_proba`.
+        """
+        logits = np.concatenate([self._logits(block) for block in blocks_of(self._checked(X))])
+        return scores_of(logits.astype(np.float64), multi_label=self.multi_label_)
+
+    @property
+    def weighting(self) -> Weighting | None:
+        """Where its `feature_weights` come from; None where it looks at no feature and has none."""
+        return None
+
+    def feature_weights(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Give what each feature, as it is, counts for each class: positive speaks for it, negative against it.
+
+        A linear head's weights · features are the scores but for a constant of each class. Gradients are the scores'
+        own; of units with a ReLU, weights · features are the row's scores but for a constant of the linear piece that
+        it lies on. TreeSHAP's weights · features are the scores less those of the trees' base value, where no feature
+        is 0.
+
+        Args:
+            X: float32 (n, d), features of the extractor that the head was fitted on. The answer is k times as large.
+
+        Returns:
+            float32 (n, k, d), classes as in `classes_`; (1, k, d) where `weighting` is linear.
+
+        Raises:
+            HeadError: as `predict_proba`, or when the head looks at no feature.
+        """
+        return scores_of(self._logit_weights(self._checked(X)), multi_label=self.multi_label_)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Give every row's most probable label (n,), the first one on a tie; of labels that do not exclude each other
@@ -238,8 +273,16 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
     @abstractmethod
     def _fit(self, train: Labelled, val: Labelled | None) -> None: ...
 
+    def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        return probabilities_of(self._logits(X), multi_label=self.multi_label_)
+
     @abstractmethod
-    def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]: ...
+    def _logits(self, X: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        """What `probabilities_of` takes, for some rows."""
+
+    @abstractmethod
+    def _logit_weights(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `feature_weights`, of the logits."""
 
     @abstractmethod
     def _restore(self, files: Mapping[str, bytes]) -> None: ...
@@ -317,6 +360,11 @@ class Head(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit
                 f"{self.classes_.tolist()}"
             )
         return _plain(X, np.searchsorted(self.classes_, labels).astype(np.int64))
+
+    def _checked(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Features that a fitted head is asked about."""
+        check_is_fitted(self)
+        return self._check_features(X, "X", reset=False)
 
     def _check_features(self, X: ArrayLike, name: str, *, reset: bool) -> NDArray[np.float32]:
         if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype == np.float32 and X.flags.c_contiguous and X.size:
@@ -450,14 +498,14 @@ def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def probabilities_of(scores: Sequence[Any] | NDArray[Any], *, multi_label: bool) -> NDArray[np.float64]:
-    """Turn scores into probabilities: one score per label, or one per class (one in all for two classes).
+def probabilities_of(logits: Sequence[Any] | NDArray[Any], *, multi_label: bool) -> NDArray[np.float64]:
+    """Turn logits into probabilities: one per label, or one per class (one in all for two classes).
 
     Args:
-        scores: (n, k); (n, 1) for two classes that share one score, of class 1 against a class 0 that scores 0.
+        logits: (n, k); (n, 1) for two classes that share one, of class 1 against a class 0 whose logit is 0.
         multi_label: whether each column is a question of its own.
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values = np.asarray(logits, dtype=np.float64)
     if multi_label:
         return sigmoid(values)
     if values.shape[1] == 1:

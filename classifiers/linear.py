@@ -12,13 +12,16 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
+from scipy.special import logit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval
 from torch.nn.functional import log_softmax, softplus
 
 from classifiers.balance import class_counts
-from classifiers.estimator import Head, Labelled, probabilities_of
+from classifiers.errors import HeadError
+from classifiers.estimator import Head, Labelled
+from classifiers.feature_weights import Weighting
 from classifiers.standardise import ROWS, Standardisation, as_tensor
 from classifiers.tasks import POSITIVE, UNANSWERED
 from classifiers.tensors import read_tensors, write_tensors
@@ -56,7 +59,17 @@ class MajorityHead(Head):
         self.class_prior_ = counts / known
 
     def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.tile(self.class_prior_, (len(X), 1))
+        return np.tile(self.class_prior_, (len(X), 1))  # to the last bit, which logits would not give
+
+    def _logits(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        logits = logit(self.class_prior_) if self.multi_label_ else np.log(self.class_prior_)
+        return np.tile(logits, (len(X), 1))
+
+    def _logit_weights(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise HeadError(
+            "majority looks at no feature, so nothing in an image speaks for or against a class: choose logistic, mlp, "
+            "xgboost or own_top"
+        )
 
     def _restore(self, files: Mapping[str, bytes]) -> None:
         like = {"class_prior": np.empty(len(self.classes_))}
@@ -120,6 +133,11 @@ class LogisticHead(Head):
         self.balance = balance
         self.random_state = random_state
 
+    @property
+    def weighting(self) -> Weighting:
+        """Coefficients."""
+        return Weighting.LINEAR
+
     def weights_to_files(self) -> dict[str, bytes]:
         """Write the standardisation and the regression."""
         return write_tensors(
@@ -158,10 +176,18 @@ class LogisticHead(Head):
         self.n_iter_ = int(solved.nit)
         self.learning_curves_ = {"train loss": losses}
 
-    def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
-        coef, intercept = Standardisation(self.mean_, self.scale_).folded(self.coef_, self.intercept_)
-        scores = torch.addmm(intercept, as_tensor(X), coef.T).numpy()
-        return probabilities_of(scores, multi_label=self.multi_label_)
+    def _logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        coef, intercept = self._folded()
+        logits: NDArray[np.float32] = torch.addmm(intercept, as_tensor(X), coef.T).numpy()
+        return logits
+
+    def _logit_weights(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        coef: NDArray[np.float32] = self._folded()[0].numpy()
+        return coef[None]
+
+    def _folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coefficients and intercepts on features as they are."""
+        return Standardisation(self.mean_, self.scale_).folded(self.coef_, self.intercept_)
 
     def _restore(self, files: Mapping[str, bytes]) -> None:
         d, rows = self.n_features_in_, self._rows()

@@ -16,7 +16,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from classifiers.balance import Balance
 from classifiers.errors import HeadError
-from classifiers.estimator import Head, Labelled, probabilities_of
+from classifiers.estimator import Head, Labelled
+from classifiers.feature_weights import Weighting
+from classifiers.layers import ACTIVATIONS, Activation, Layers, gradients_of, logits_of
 from classifiers.standardise import Standardisation, as_tensor
 from classifiers.tasks import POSITIVE
 from classifiers.tensors import read_tensors, write_tensors
@@ -25,8 +27,6 @@ from classifiers.tensors import read_tensors, write_tensors
 # and X in memory gives the same order, so that an answer does not depend on how much memory there is.
 _BLOCK: Final = 256
 _POOL: Final = 64 * _BLOCK
-
-_Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 
 class MLPHead(Head):
@@ -114,6 +114,11 @@ class MLPHead(Head):
         self.balance = balance
         self.random_state = random_state
 
+    @property
+    def weighting(self) -> Weighting:
+        """Gradients, which without a hidden layer are coefficients."""
+        return Weighting.GRADIENT if len(self.hidden) else Weighting.LINEAR
+
     def weights_to_files(self) -> dict[str, bytes]:
         """Write the standardisation and the layers."""
         layers = {f"coef.{i}": coef for i, coef in enumerate(self.coefs_)}
@@ -180,24 +185,30 @@ class MLPHead(Head):
         rest = (1 - torch.exp(-losses)).clamp_min(torch.finfo(losses.dtype).eps)
         return rest.pow(self.focal_gamma) * losses
 
-    def _val_loss(self, val: Labelled, standardise: Standardisation, layers: _Layers) -> float:
+    def _val_loss(self, val: Labelled, standardise: Standardisation, layers: Layers) -> float:
         total, start = 0.0, 0
         with torch.no_grad():
             for block in standardise.blocks(val.X):
                 rows = slice(start, start + len(block))
-                losses = self._losses(self._scores(block, layers), val.y[rows])
+                losses = self._losses(logits_of(block, layers, self._activation), val.y[rows])
                 total += float((losses * torch.from_numpy(val.weights[rows])).sum())
                 start += len(block)
         return total / len(val.y)
 
-    def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = logits_of(as_tensor(X), self._folded(), self._activation).numpy()
+        return logits
+
+    def _logit_weights(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        gradients: NDArray[np.float32] = gradients_of(as_tensor(X), self._folded(), self._activation).numpy()
+        return gradients
+
+    def _folded(self) -> Layers:
+        """The layers on features as they are."""
         first = Standardisation(self.mean_, self.scale_).folded(self.coefs_[0], self.intercepts_[0])
         # torch.tensor copies into memory aligned the same way each time, as `folded` does.
         rest = zip(self.coefs_[1:], self.intercepts_[1:], strict=True)
-        layers = [first, *((torch.tensor(coef), torch.tensor(intercept)) for coef, intercept in rest)]
-        with torch.no_grad():
-            scores = self._scores(as_tensor(X), layers).numpy()
-        return probabilities_of(scores, multi_label=self.multi_label_)
+        return [first, *((torch.tensor(coef), torch.tensor(intercept)) for coef, intercept in rest)]
 
     def _restore(self, files: Mapping[str, bytes]) -> None:
         widths = self._widths()
@@ -219,11 +230,15 @@ class MLPHead(Head):
             raise HeadError(f"hidden is {hidden}: give whole numbers above 0, one per hidden layer")
         return [self.n_features_in_, *hidden, len(self.classes_)]
 
-    def _train_scores(self, X: torch.Tensor, layers: _Layers, generator: torch.Generator) -> torch.Tensor:
+    @property
+    def _activation(self) -> Activation:
+        return ACTIVATIONS[self.activation]
+
+    def _train_scores(self, X: torch.Tensor, layers: Layers, generator: torch.Generator) -> torch.Tensor:
         (first, intercept), *rest = layers
         X = linear(X, first.to(X.dtype)).float() + intercept
         for coef, intercept in rest:
-            X = _ACTIVATIONS[self.activation](X)
+            X = self._activation.of(X)
             if self.dropout:
                 # torch's own dropout draws from the global generator; this one scales what it keeps in the same way.
                 keep = 1 - self.dropout
@@ -231,13 +246,7 @@ class MLPHead(Head):
             X = linear(X, coef, intercept)
         return X
 
-    def _scores(self, X: torch.Tensor, layers: _Layers) -> torch.Tensor:
-        for coef, intercept in layers[:-1]:
-            X = _ACTIVATIONS[self.activation](linear(X, coef, intercept))
-        return linear(X, *layers[-1])
 
-
-_ACTIVATIONS: Final = {"relu": torch.relu, "sigmoid": torch.sigmoid}
 _PRECISIONS: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -280,7 +289,7 @@ class _Batches:
         return torch.cat([pool[torch.randperm(len(pool), generator=self._generator)] for pool in pools])
 
 
-def _initial_layers(widths: Sequence[int], generator: torch.Generator) -> _Layers:
+def _initial_layers(widths: Sequence[int], generator: torch.Generator) -> Layers:
     """Draw weights as torch.nn.Linear does: uniform within 1/sqrt(fan-in), for coefficients and intercepts alike."""
     layers = []
     for fan_in, fan_out in pairwise(widths):

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import linear
 
 from classifiers.balance import Balance
 from classifiers.errors import HeadError
-from classifiers.estimator import Head, Labelled, probabilities_of
+from classifiers.estimator import Head, Labelled
+from classifiers.feature_weights import Weighting
+from classifiers.layers import ACTIVATIONS, Layers, gradients_of, logits_of
 from classifiers.standardise import as_tensor
 from classifiers.tensors import read_tensors, write_tensors
 
@@ -77,6 +78,11 @@ class OwnTopHead(Head):
             multi_label=multi_label,
         )
 
+    @property
+    def weighting(self) -> Weighting:
+        """Gradients, which without a hidden layer are coefficients."""
+        return Weighting.GRADIENT if len(self.hidden) else Weighting.LINEAR
+
     def weights_to_files(self) -> dict[str, bytes]:
         """Write the layers."""
         layers = {f"coef.{i}": coef for i, coef in enumerate(self.coefs_)}
@@ -88,18 +94,18 @@ class OwnTopHead(Head):
             "choose another head to fit one"
         )
 
-    def _predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
-        hidden = as_tensor(X)
-        layers = [
-            # Copies into memory aligned the same way each time: the same bits for the same rows.
-            (torch.tensor(coef), torch.tensor(each))
-            for coef, each in zip(self.coefs_, self.intercepts_, strict=True)
-        ]
-        with torch.no_grad():
-            for coef, intercept in layers[:-1]:
-                hidden = torch.relu(linear(hidden, coef, intercept))
-            scores = linear(hidden, *layers[-1]).numpy()
-        return probabilities_of(scores, multi_label=self.multi_label_)
+    def _logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = logits_of(as_tensor(X), self._layers(), ACTIVATIONS["relu"]).numpy()
+        return logits
+
+    def _logit_weights(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        gradients: NDArray[np.float32] = gradients_of(as_tensor(X), self._layers(), ACTIVATIONS["relu"]).numpy()
+        return gradients
+
+    def _layers(self) -> Layers:
+        # Copies into memory aligned the same way each time: the same bits for the same rows.
+        layers = zip(self.coefs_, self.intercepts_, strict=True)
+        return [(torch.tensor(coef), torch.tensor(intercept)) for coef, intercept in layers]
 
     def _restore(self, files: Mapping[str, bytes]) -> None:
         shapes = list(pairwise([self.n_features_in_, *self.hidden, len(self.classes_)]))
