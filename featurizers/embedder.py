@@ -21,7 +21,7 @@ from featurizers.cuda_passes import CudaPasses, free_memory
 from featurizers.devices import check_device
 from featurizers.errors import FeaturizerError
 from featurizers.extractor import UNKNOWN_CROPS, Extractor, Precision, Storage, describe_extractor
-from featurizers.frozen_network import FrozenNetwork, activation_bytes, compile_network
+from featurizers.frozen_network import FrozenNetwork, View, activation_bytes, compile_network
 from featurizers.radiograph import Pixels
 from featurizers.read_ahead import map_ahead
 from featurizers.stages import Stages
@@ -54,6 +54,32 @@ class Embedded(Generic[KeyT]):
 
     keys: list[KeyT]
     features: Float32Array
+    damaged: list[KeyT]
+    not_finite: list[KeyT]
+
+    @property
+    def images(self) -> int:
+        """How many went in."""
+        return len(self.keys) + len(self.damaged) + len(self.not_finite)
+
+
+@dataclass(frozen=True)
+class Viewed(Generic[KeyT]):
+    """What a backbone makes of some images, and where.
+
+    Attributes:
+        keys: of the images that have a vector, in order.
+        pixels: uint8 (n, s, s), of those, as the backbone saw them.
+        features: float32 (n, d): their vectors.
+        activations: (n, d, h, w) on the embedder's device, in its precision: the map that the vectors pool; None where
+            the backbone has none (pool=own).
+        damaged, not_finite: as of `Embedded`.
+    """
+
+    keys: list[KeyT]
+    pixels: Pixels
+    features: Float32Array
+    activations: Tensor | None
     damaged: list[KeyT]
     not_finite: list[KeyT]
 
@@ -114,6 +140,8 @@ class Embedder:
         self.stages = Stages()
         self._storage = storage
         network = FrozenNetwork(self._spec, weights, precision).eval().to(self._device)
+        # Compiled when they are first called, so that whoever never views anything does not wait for it.
+        self._view: Callable[[Tensor], View] = compile_network(network.view) if compiled else network.view
         self.batch_size = batch_size or fitting_batch_size(network, self._spec.input_size, self._device, memory_mb)
         self._forward: Callable[[Tensor], Tensor] = compile_network(network) if compiled else network
         self.cuda: CudaPasses | None = None
@@ -179,17 +207,7 @@ class Embedder:
             decode: an item to uint8 (height, width); called by several threads. What it raises FeaturizerError for has
                 no vector.
         """
-        stages = self.stages
-
-        def make(group: Sequence[tuple[KeyT, ItemT]]) -> _Ready[KeyT]:
-            return self._batch_of(group, decode)
-
-        groups = _batched(stages.timed(items, "read"), self.batch_size)
-        ahead = map_ahead(make, groups, threads=self._decoders, depth=self._decoders + BATCHES_AHEAD)
-        for ready, features in self._passes((ready, ready.batch) for ready in stages.timed(ahead, "wait")):
-            # Clocks of several decoding threads are added up in this one.
-            stages.decode += ready.seconds
-            stages.batches += 1
+        for ready, features in self._passes((ready, ready.batch) for ready in self._ready(items, decode)):
             given = features[: len(ready.keys)]
             finite = np.isfinite(given).all(axis=1)
             embedded = Embedded(
@@ -198,10 +216,57 @@ class Embedder:
                 damaged=ready.damaged,
                 not_finite=[ready.keys[row] for row in np.flatnonzero(~finite)],
             )
-            stages.images += embedded.images
+            self.stages.images += embedded.images
             start = time.perf_counter()
             yield embedded
-            stages.hand_over += time.perf_counter() - start
+            self.stages.hand_over += time.perf_counter() - start
+
+    def view_stream(
+        self, items: Iterable[tuple[KeyT, ItemT]], decode: Callable[[ItemT], Pixels]
+    ) -> Iterator[Viewed[KeyT]]:
+        """The same with the map behind each vector, for whoever asks where in an image something is."""
+        for ready in self._ready(items, decode):
+            start = time.perf_counter()
+            features, activations = self.view(ready.batch)
+            self.stages.compute += time.perf_counter() - start
+            finite = np.isfinite(features[: len(ready.keys)]).all(axis=1)
+            rows = np.flatnonzero(finite)
+            viewed = Viewed(
+                keys=[ready.keys[row] for row in rows],
+                pixels=ready.batch[rows],
+                features=features[rows],
+                activations=None if activations is None else activations[rows.tolist()],
+                damaged=ready.damaged,
+                not_finite=[ready.keys[row] for row in np.flatnonzero(~finite)],
+            )
+            self.stages.images += viewed.images
+            start = time.perf_counter()
+            yield viewed
+            self.stages.hand_over += time.perf_counter() - start
+
+    def _ready(self, items: Iterable[tuple[KeyT, ItemT]], decode: Callable[[ItemT], Pixels]) -> Iterator[_Ready[KeyT]]:
+        """Batches of them, read and decoded ahead."""
+        stages = self.stages
+
+        def make(group: Sequence[tuple[KeyT, ItemT]]) -> _Ready[KeyT]:
+            return self._batch_of(group, decode)
+
+        groups = _batched(stages.timed(items, "read"), self.batch_size)
+        ahead = map_ahead(make, groups, threads=self._decoders, depth=self._decoders + BATCHES_AHEAD)
+        for ready in stages.timed(ahead, "wait"):
+            # Clocks of several decoding threads are added up in this one.
+            stages.decode += ready.seconds
+            stages.batches += 1
+            yield ready
+
+    def view(self, batch: Pixels) -> tuple[Float32Array, Tensor | None]:
+        """One pass: uint8 (batch_size, size, size) to float32 (batch_size, d), and the map (batch_size, d, h, w).
+
+        The map stays on the device, in the backbone's precision; None where there is none (pool=own).
+        """
+        with torch.no_grad():
+            features, activations = self._view(torch.from_numpy(batch).to(self._device))
+        return self._rounded(np.asarray(features.cpu().numpy(), np.float32)), activations
 
     def forward(self, batch: Pixels) -> Float32Array:
         """One pass of the backbone: uint8 (batch_size, size, size) to float32 (batch_size, feature_dim)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,23 @@ from featurizers.devices import can_compile
 from featurizers.errors import FeaturizerError
 from featurizers.extractor import Precision
 from featurizers.grey_input import GreyNorm, freeze_grey
+from featurizers.pooling import GlobalPool, PoolKind
 from featurizers.weights import Weights
+
+ResultT = TypeVar("ResultT")
+
+
+class View(NamedTuple):
+    """What a network makes of images, and where.
+
+    Attributes:
+        features: (n, d) float32.
+        activations: (n, d, h, w) of the last feature map, in the network's own precision: what `features` pools. None
+            where the network pools in a way of its own (pool=own), so that no map is known to stand for the vector.
+    """
+
+    features: Tensor
+    activations: Tensor | None
 
 
 class FrozenNetwork(nn.Module):
@@ -25,24 +42,38 @@ class FrozenNetwork(nn.Module):
         backbone = build_untrained(spec)
         backbone.load_state_dict(dict(weights.state), strict=False)
         convolution = backbone.eval().first_convolution() if spec.channels > 1 else None
+        # A network that pools in a way of its own is one piece; what it pools can't be had.
+        self.pool = None if spec.pool is PoolKind.OWN else GlobalPool(spec.pool)
         # Batch norms are folded into the convolutions while all is float32: folded later, by the compiler, they would
         # be rounded to bf16 first, and compiled features would stray ten times as far from float32's. Three channels
         # are folded into one for the same reason in float32, and behind the batch norm that its convolution takes in.
-        folded = _fused(backbone)
+        folded = _fused(backbone if self.pool is None else _Maps(backbone))
         if convolution is not None:
-            freeze_grey(folded, convolution, spec)
+            freeze_grey(folded, convolution if self.pool is None else f"backbone.{convolution}", spec)
         self.norm = GreyNorm(spec, folded=convolution is not None)
         self.backbone = _channels_last(folded.to(self._dtype))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (n, s, s) to float32 (n, feature_dim)."""
+        return self.view(pixels).features
+
+    def view(self, pixels: Tensor) -> View:
+        """uint8 (n, s, s) to the same vectors, and the map that they pool."""
+        given = self._run(pixels)
+        if self.pool is None:
+            return View(given.to(torch.float32), None)
+        return View(self.pool(given).to(torch.float32), given)
+
+    def _run(self, pixels: Tensor) -> Tensor:
         normalised = self.norm(pixels.unsqueeze(1))
-        features: Tensor = self.backbone(normalised.to(dtype=self._dtype, memory_format=torch.channels_last))
-        return features.to(torch.float32)
+        given: Tensor = self.backbone(normalised.to(dtype=self._dtype, memory_format=torch.channels_last))
+        return given
 
 
-def compile_network(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """`network` compiled for batches of one size; the work is done at its first batch, and kept on this machine's disk.
+def compile_network(network: Callable[[Tensor], ResultT]) -> Callable[[Tensor], ResultT]:
+    """`network`, or a way of calling it, compiled for batches of one size.
+
+    The work is done at the first batch, and kept on this machine's disk.
 
     Raises:
         FeaturizerError: if this machine lacks what compiling needs.
@@ -79,6 +110,17 @@ def activation_bytes(network: nn.Module, size: int, device: torch.device) -> int
     return 2 * most
 
 
+class _Maps(nn.Module):
+    """A backbone up to its last feature map."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone.feature_map(x)
+
+
 def _channels_last(network: nn.Module) -> nn.Module:
     """`network` with its images and kernels laid out channels last; nn.Module.to() fails on a transformer's tables."""
     for tensor in (*network.parameters(), *network.buffers()):
@@ -87,7 +129,7 @@ def _channels_last(network: nn.Module) -> nn.Module:
     return network
 
 
-def _fused(backbone: Backbone) -> nn.Module:
+def _fused(backbone: nn.Module) -> nn.Module:
     """`backbone` with its batch norms in its convolutions; as it is where torch.fx can't see how it computes."""
     try:
         fused: nn.Module = fuse(backbone)

@@ -35,7 +35,7 @@ def summarise(
         target: that was filled.
         plan: of copies; None where none were asked for.
     """
-    features = target.lake.features(extractor.fingerprint).folder
+    features = target.table.folder
     rows: dict[str, object] = {
         "extractor": f"{extractor.backbone} {extractor.precision}, weights {opened.weights.source}",
         "fingerprint": extractor.fingerprint,

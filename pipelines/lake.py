@@ -9,7 +9,17 @@ from typing import Any
 
 from pipelines.errors import LakeError
 from pipelines.folders import Folder, new_run_id, run_age
-from pipelines.tables import FEATURES, FOUND_LABELS, PREDICTIONS, QUARANTINE, RESTAMPED, STUDIES, UNEMBEDDED, Table
+from pipelines.tables import (
+    FEATURES,
+    FOUND_LABELS,
+    LOCALIZATIONS,
+    PREDICTIONS,
+    QUARANTINE,
+    RESTAMPED,
+    STUDIES,
+    UNEMBEDDED,
+    Table,
+)
 
 GLOB_CHARACTERS = "{}[]*?\\"
 STAGING_PREFIX = "_staging-"
@@ -183,6 +193,14 @@ class Lake:
     def predictions(self, head: str) -> Table:
         """The predictions of the head with this fingerprint."""
         return Table(self.folder / "predictions" / f"head={head}", PREDICTIONS)
+
+    def localizations(self, localizer: str) -> Table:
+        """Where the localizer with this fingerprint finds its classes."""
+        return Table(self.folder / "localizations" / f"localizer={localizer}", LOCALIZATIONS)
+
+    def unlocalized(self, localizer: str) -> Table:
+        """The crops on which it finds nothing, and why; readers of Parquet do not look there."""
+        return Table(self.localizations(localizer).folder / "_quarantine", UNEMBEDDED)
 
 
 def _partition_values(folder: Folder, prefix: str) -> list[str]:

@@ -96,6 +96,20 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+#: Where a head finds a class in an image, whether it decides for it or not: fractions of the original's sides. `peak`
+#: is the hottest place, null where nothing speaks for the class; of the boxes the hottest comes first, and `intensity`
+#: is its share of the heatmap's greatest.
+LOCALIZATIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("class", pa.string()),
+        ("probability", pa.float32()),
+        ("decision", pa.bool_()),
+        ("peak", pa.struct([("x", pa.float64()), ("y", pa.float64())])),
+        ("boxes", pa.list_(pa.struct([*_BOX, ("intensity", pa.float32())]))),
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Table:

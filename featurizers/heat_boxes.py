@@ -1,0 +1,66 @@
+"""From a heatmap to boxes: a threshold on the intensity, the connected parts above it, a box around each.
+
+After Wang et al. 2017 (ChestX-ray8, doi:10.1109/CVPR.2017.369, section 4.2), who normalise intensities to 0..255, put
+thresholds at 60 and 180, and draw boxes that "cover the isolated regions".
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+#: The upper one of the paper's two thresholds, as a share of the greatest intensity.
+LEVEL: Final = 180 / 255
+#: Parts that touch at a corner are one.
+_NEIGHBOURS: Final = np.ones((3, 3), bool)
+
+
+class HeatBox(NamedTuple):
+    """A box around a part of a heatmap: edges as fractions of its sides, and the greatest intensity in it, 0 to 1."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    intensity: float
+
+
+class Hotspot(NamedTuple):
+    """Where a heatmap is hot.
+
+    Attributes:
+        peak: x and y of its hottest place, as fractions of its sides; None where it is 0 everywhere.
+        boxes: the hottest first; of equally hot ones the larger.
+    """
+
+    peak: tuple[float, float] | None
+    boxes: tuple[HeatBox, ...]
+
+
+def hotspot(picture: npt.NDArray[np.float32], level: float = LEVEL) -> Hotspot:
+    """Find the hot parts of one heatmap.
+
+    Args:
+        picture: (h, w), normalised to 0..1.
+        level: a part is where the intensity reaches it; above 0.
+    """
+    height, width = picture.shape
+    row, column = np.unravel_index(int(picture.argmax()), picture.shape)
+    if picture[row, column] <= 0:
+        return Hotspot(None, ())
+    parts, _ = ndimage.label(picture >= level, _NEIGHBOURS)
+    boxes = [
+        HeatBox(
+            columns.start / width,
+            rows.start / height,
+            columns.stop / width,
+            rows.stop / height,
+            float(picture[rows, columns][parts[rows, columns] == number].max()),
+        )
+        for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1)
+    ]
+    boxes.sort(key=lambda box: (-box.intensity, -(box.right - box.left) * (box.bottom - box.top), box))
+    return Hotspot((float((column + 0.5) / width), float((row + 0.5) / height)), tuple(boxes))

@@ -1,0 +1,133 @@
+"""Where in an image the evidence for a class lies: class activation maps, Grad-CAM, SHAP on the map, and occlusion.
+
+A backbone's vector pools its last map, so a head's weight of a feature weighs that feature's map. What weighs is the
+head's own affair:
+
+- the slope of a linear head: CAM (Zhou et al. 2016, Learning Deep Features for Discriminative Localization, CVPR);
+- the slope, at this image, of any head that has one: Grad-CAM (Selvaraju et al. 2017, ICCV). The gradient of a mean is
+  the same at every place, and what maximum or log-sum-exp pooling hand back sums up to as much, so that nothing has to
+  go back through the backbone;
+- what a tree head owes to each feature (TreeSHAP: Lundberg et al. 2020, Nature Machine Intelligence 2), spread over
+  the map as the feature itself is.
+
+Occlusion knows nothing of the head but its answers (Zeiler and Fergus 2014, Visualizing and Understanding Convolutional
+Networks, ECCV).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from featurizers.errors import FeaturizerError
+from featurizers.radiograph import Pixels
+
+Float32Array = npt.NDArray[np.float32]
+
+NO_MAP = (
+    "this backbone makes its vector in a way of its own (pool=own), so that no place of a map stands for a part of it. "
+    "Use method=occlusion, or extract features of the backbone with pool=avg and fit a head on those."
+)
+#: An image is cut into so many rows and columns of cells; squares of 2 × 2 cells are hidden, one after the other.
+_CELLS, _HIDDEN = 8, 2
+#: Occluded copies that are scored together at most.
+_COPIES_AT_ONCE = 512
+
+
+class Method(StrEnum):
+    """How a map is made."""
+
+    #: Evidence for and against, relative to the least and the most of the image; linear heads.
+    CAM = "cam"
+    #: Evidence for; heads with a gradient, linear ones too.
+    GRAD_CAM = "grad_cam"
+    #: Evidence for; tree heads.
+    SHAP = "shap"
+    #: What hiding a place costs the class; any head, at some fifty passes of the backbone an image.
+    OCCLUSION = "occlusion"
+
+
+def class_maps(activations: Tensor | None, weights: Float32Array) -> Float32Array:
+    """The map of every class: activations, each weighed by what its feature counts for the class.
+
+    Args:
+        activations: (n, d, h, w), the last map of n images.
+        weights: (n, k, d), of each image, or (1, k, d), of all.
+
+    Returns:
+        (n, k, h, w): the mean over the places is what all features together count for the class, where they are means.
+
+    Raises:
+        FeaturizerError: if there are no activations: the backbone has no map.
+    """
+    if activations is None:
+        raise FeaturizerError(NO_MAP)
+    n, d, height, width = activations.shape
+    places = activations.to(torch.float32).reshape(n, d, height * width)
+    weighed = torch.from_numpy(np.ascontiguousarray(weights)).to(places.device)
+    maps = torch.matmul(weighed, places)
+    return np.asarray(maps.reshape(n, weights.shape[1], height, width).cpu().numpy(), np.float32)
+
+
+def occlusion_maps(images: Pixels, score: Callable[[Pixels], npt.NDArray[np.float64]]) -> Float32Array:
+    """How much each class's score falls when a square of the image's mean grey hides a place.
+
+    Args:
+        images: uint8 (n, s, s).
+        score: uint8 (m, s, s) to (m, k), higher for more evidence; asked for 50 copies of each image.
+
+    Returns:
+        (n, k, 8, 8): of each cell the mean over the squares that hide it.
+    """
+    n, side, _ = images.shape
+    corners = [(row, column) for row in range(_CELLS - _HIDDEN + 1) for column in range(_CELLS - _HIDDEN + 1)]
+    edges = np.linspace(0, side, _CELLS + 1).round().astype(int)
+    maps: list[Float32Array] = []
+    at_once = max(1, _COPIES_AT_ONCE // (len(corners) + 1))
+    for start in range(0, n, at_once):
+        some = images[start : start + at_once]
+        copies = np.repeat(some, len(corners) + 1, axis=0).reshape(len(some), len(corners) + 1, side, side)
+        greys = some.mean(axis=(1, 2)).round().astype(np.uint8)
+        # The first copy of each stays whole.
+        for number, (row, column) in enumerate(corners, 1):
+            rows, columns = edges[[row, row + _HIDDEN]], edges[[column, column + _HIDDEN]]
+            copies[:, number, rows[0] : rows[1], columns[0] : columns[1]] = greys[:, None, None]
+        scores = score(copies.reshape(-1, side, side)).reshape(len(some), len(corners) + 1, -1)
+        drops = scores[:, :1] - scores[:, 1:]
+        summed = np.zeros((len(some), scores.shape[2], _CELLS, _CELLS))
+        times = np.zeros((_CELLS, _CELLS))
+        for number, (row, column) in enumerate(corners):
+            cells = np.s_[row : row + _HIDDEN, column : column + _HIDDEN]
+            summed[..., cells[0], cells[1]] += drops[:, number, :, None, None]
+            times[cells] += 1
+        maps.append((summed / times).astype(np.float32))
+    return np.concatenate(maps)
+
+
+def heat(maps: Float32Array, method: Method, side: int) -> Float32Array:
+    """Maps as pictures: enlarged (bilinear), and normalised to 0..1 by themselves.
+
+    CAM runs from the image's least to its most (Wang et al. 2017 normalise so); of the others what is against the
+    class is 0. A map that is the same everywhere, or for the class nowhere, is 0 everywhere.
+
+    Args:
+        maps: (n, k, h, w).
+        method: that made them.
+        side: of the pictures, pixels.
+
+    Returns:
+        (n, k, side, side).
+    """
+    large = functional.interpolate(torch.from_numpy(maps), (side, side), mode="bilinear", align_corners=False).numpy()
+    low = large.min(axis=(2, 3), keepdims=True) if method is Method.CAM else np.float32(0)
+    above = np.maximum(large - low, 0)
+    span = above.max(axis=(2, 3), keepdims=True)
+    # What rounding leaves of a map that is the same everywhere is no evidence.
+    least = 1e-6 * np.abs(large).max(axis=(2, 3), keepdims=True)
+    return np.asarray(np.divide(above, span, out=np.zeros_like(above), where=span > least))
