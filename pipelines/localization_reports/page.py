@@ -65,8 +65,7 @@ def render_page(subject: Subject, figures: Figures | None, checks: Checks | None
     """Draw the page: a whole HTML document.
 
     Args:
-        subject: what it is about, in plain text; `calibration` alone is HTML, as
-            `classifiers.reports.facts.calibration_in_words` gives it.
+        subject: what it is about, in plain text.
         figures: how well places fit; None where no image has an annotated box.
         checks: whether maps can be trusted; None where it was not looked at.
         shown: images of the gallery, in any order.
@@ -110,7 +109,7 @@ def _notice(subject: Subject, shown: Sequence[Shown]) -> str:
     )
     return (
         f'<p class="notice">{NOTICE}{private}<br>\nA heatmap shows where the head\'s evidence lies, not where disease '
-        f"is.<br>\n{subject.calibration}{untrained}</p>\n"
+        f"is.<br>\nProbabilities: {escape(subject.calibration)}.{untrained}</p>\n"
     )
 
 

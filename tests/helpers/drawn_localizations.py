@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from classifiers.evaluation import Figure
-from classifiers.reports.facts import NOT_CALIBRATED
 from featurizers.crops import CropBox
 from featurizers.heat_boxes import hotspot
 from featurizers.phantoms import draw_phantom
@@ -30,7 +29,7 @@ SUBJECT = Subject(
     annotated=90,
     unscored=("The other 1,110 images have no annotated box of these classes.",),
     truth="ChestX-ray14's BBox_List_2017.csv",
-    calibration=NOT_CALIBRATED,
+    calibration="not calibrated: the probabilities are the head's own",
     thresholds="Youden's index, chosen on val.",
     made="Made on 2026-11-30 with Pleura 1.0.",
 )

@@ -166,7 +166,7 @@ def test_the_notice(shown):
     plain = read(render_page(SUBJECT, None, None, [])).text
     assert "Research use only; not a medical device; not for diagnosis." in plain
     assert "A heatmap shows where the head's evidence lies, not where disease is." in plain
-    assert "The probabilities are not calibrated" in plain
+    assert "Probabilities: not calibrated: the probabilities are the head's own." in plain
     assert "No image is shown." in plain
     assert not re.search("confidential|untrained", plain)
     other = read(render_page(replace(SUBJECT, is_untrained=True), None, None, shown)).text
@@ -255,14 +255,14 @@ def test_pictures_are_inlined_and_heat_is_small(shown):
 
 def test_names_that_are_html_stay_text(figures):
     cases = [replace(case, finding=NASTY) for case in draw_cases({"Mass": 9})]
-    subject = replace(SUBJECT, classes=(NASTY,), head="<i>", made="<made>", unscored=("<why>",))
+    subject = replace(SUBJECT, classes=(NASTY,), head="<i>", made="<made>", unscored=("<why>",), calibration="<how>")
     page = read(
         render_page(
             subject, figures_of(cases, [NASTY], resamples=0, seed=0), draw_checks(), [draw_shown(6, finding=NASTY)]
         )
     )
     assert '<b>&"' not in page.html
-    assert "<why>" in page.text and "<made>" in page.text
+    assert all(told in page.text for told in ("<why>", "<made>", "<how>", "head <i>"))
     assert escape(NASTY).replace("_", "_<wbr>") in page.html
     assert NASTY in cards(page)[0]
 
