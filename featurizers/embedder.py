@@ -165,18 +165,26 @@ class Embedder:
                     # The estimate was too low: libraries take room of their own.
                     self.batch_size //= 2
 
-    def warm_up(self) -> Float32Array:
+    def warm_up(self, *, views: bool = False) -> Float32Array:
         """Do what only the first batch pays for: compiling, and laying the weights out; gives vectors of black images.
+
+        Args:
+            views: for `view`, not for `forward`.
 
         Returns:
             float32 (batch_size, feature_dim).
         """
-        return self.forward(self._empty_batch())
+        return self.view(self._empty_batch())[0] if views else self.forward(self._empty_batch())
 
     @property
     def feature_dim(self) -> int:
         """Length of a vector."""
         return self._spec.feature_dim
+
+    @property
+    def input_size(self) -> int:
+        """Side of the images that the backbone takes, pixels; others are brought to it."""
+        return self._spec.input_size
 
     def embed(self, images: Sequence[Pixels]) -> Float32Array:
         """Vectors of greyscale images.

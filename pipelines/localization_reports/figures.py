@@ -96,6 +96,13 @@ class FinderFigures(NamedTuple):
     iobb_false: tuple[Figure, ...]
     pointing: Figure
 
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            name: asdict(value) if isinstance(value, Figure) else [asdict(each) for each in value]
+            for name, value in self._asdict().items()
+        }
+
 
 @dataclass(frozen=True)
 class ClassFigures:
@@ -113,14 +120,8 @@ class ClassFigures:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        told = {
-            str(finder): {
-                name: asdict(value) if isinstance(value, Figure) else [asdict(each) for each in value]
-                for name, value in figures._asdict().items()
-            }
-            for finder, figures in self.by_finder.items()
-        }
-        return {"images": self.images, "boxes": self.boxes, "patients": self.patients, **told}
+        counts = {"images": self.images, "boxes": self.boxes, "patients": self.patients}
+        return counts | {str(finder): figures.as_dict() for finder, figures in self.by_finder.items()}
 
 
 @dataclass(frozen=True)
