@@ -35,7 +35,8 @@ NO_MAP = (
     "Use method=occlusion, or extract features of the backbone with pool=avg and fit a head on those."
 )
 #: An image is cut into so many rows and columns of cells; squares of 2 × 2 cells are hidden, one after the other.
-_CELLS, _HIDDEN = 8, 2
+#: Squares may reach out of the image, so that every cell is in as many of them.
+_CELLS, _HIDDEN = 7, 2
 #: Occluded copies that are scored together at most.
 _COPIES_AT_ONCE = 512
 
@@ -49,7 +50,7 @@ class Method(StrEnum):
     GRAD_CAM = "grad_cam"
     #: Evidence for; tree heads.
     SHAP = "shap"
-    #: What hiding a place costs the class; any head, at some fifty passes of the backbone an image.
+    #: What hiding a place costs the class; any head, at 65 passes of the backbone an image.
     OCCLUSION = "occlusion"
 
 
@@ -80,34 +81,35 @@ def occlusion_maps(images: Pixels, score: Callable[[Pixels], npt.NDArray[np.floa
 
     Args:
         images: uint8 (n, s, s).
-        score: uint8 (m, s, s) to (m, k), higher for more evidence; asked for 50 copies of each image.
+        score: uint8 (m, s, s) to (m, k), higher for more evidence; asked for 65 copies of each image.
 
     Returns:
-        (n, k, 8, 8): of each cell the mean over the squares that hide it.
+        (n, k, 7, 7): of each cell the mean over the four squares that hide it.
     """
     n, side, _ = images.shape
-    corners = [(row, column) for row in range(_CELLS - _HIDDEN + 1) for column in range(_CELLS - _HIDDEN + 1)]
     edges = np.linspace(0, side, _CELLS + 1).round().astype(int)
+    spans = [slice(max(0, first), first + _HIDDEN) for first in range(1 - _HIDDEN, _CELLS)]
+    squares = [(rows, columns) for rows in spans for columns in spans]
     maps: list[Float32Array] = []
-    at_once = max(1, _COPIES_AT_ONCE // (len(corners) + 1))
+    at_once = max(1, _COPIES_AT_ONCE // (len(squares) + 1))
     for start in range(0, n, at_once):
         some = images[start : start + at_once]
-        copies = np.repeat(some, len(corners) + 1, axis=0).reshape(len(some), len(corners) + 1, side, side)
-        greys = some.mean(axis=(1, 2)).round().astype(np.uint8)
+        copies = np.repeat(some[:, None], len(squares) + 1, axis=1)
+        greys = some.mean(axis=(1, 2)).round().astype(np.uint8)[:, None, None]
         # The first copy of each stays whole.
-        for number, (row, column) in enumerate(corners, 1):
-            rows, columns = edges[[row, row + _HIDDEN]], edges[[column, column + _HIDDEN]]
-            copies[:, number, rows[0] : rows[1], columns[0] : columns[1]] = greys[:, None, None]
-        scores = score(copies.reshape(-1, side, side)).reshape(len(some), len(corners) + 1, -1)
+        for number, (rows, columns) in enumerate(squares, 1):
+            copies[:, number, _pixels(edges, rows), _pixels(edges, columns)] = greys
+        scores = score(copies.reshape(-1, side, side)).reshape(len(some), len(squares) + 1, -1)
         drops = scores[:, :1] - scores[:, 1:]
         summed = np.zeros((len(some), scores.shape[2], _CELLS, _CELLS))
-        times = np.zeros((_CELLS, _CELLS))
-        for number, (row, column) in enumerate(corners):
-            cells = np.s_[row : row + _HIDDEN, column : column + _HIDDEN]
-            summed[..., cells[0], cells[1]] += drops[:, number, :, None, None]
-            times[cells] += 1
-        maps.append((summed / times).astype(np.float32))
+        for number, (rows, columns) in enumerate(squares):
+            summed[..., rows, columns] += drops[:, number, :, None, None]
+        maps.append((summed / _HIDDEN**2).astype(np.float32))
     return np.concatenate(maps)
+
+
+def _pixels(edges: npt.NDArray[np.int64], cells: slice) -> slice:
+    return slice(edges[cells.start], edges[min(cells.stop, _CELLS)])
 
 
 def heat(maps: Float32Array, method: Method, side: int) -> Float32Array:

@@ -60,7 +60,7 @@ class LocalizeConfig(SparkConfig):
     method: Method | None = Field(
         None,
         description="how maps are made: cam (linear heads), grad_cam (those with a gradient), shap (trees), occlusion "
-        "(any, at 50 passes an image); null: what suits the head",
+        "(any, at 65 passes an image); null: what suits the head",
     )
     level: float = Field(
         LEVEL,

@@ -12,6 +12,7 @@ import pandas as pd
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812  the name that Spark's documentation gives it
 
+from classifiers.calibration import Calibration
 from classifiers.evaluation import Figure
 from classifiers.heads import OWN_TOP
 from classifiers.rows import SplitRows
@@ -49,7 +50,7 @@ _METHODS: Mapping[Method, str] = {
     Method.CAM: "class activation maps: the head's weight of each feature weighs that feature's map (Zhou et al. 2016)",
     Method.GRAD_CAM: "Grad-CAM: the head's slope at the image weighs each feature's map, and what speaks against the "
     "class is left out (Selvaraju et al. 2017)",
-    Method.SHAP: "what the trees owe to each feature is spread over that feature's map (TreeSHAP: Lundberg et al. 2020)",
+    Method.SHAP: "what trees owe to each feature is spread over that feature's map (TreeSHAP: Lundberg et al. 2020)",
     Method.OCCLUSION: "what hiding a place costs the class's score (Zeiler and Fergus 2014)",
 }
 
@@ -275,7 +276,7 @@ class LocalizationReport:
             annotated=with_boxes,
             unscored=unscored,
             truth="a file of boxes" if self.file else "the boxes that came with the archive",
-            calibration=trained.calibrator.describe(),
+            calibration=_calibration(trained),
             thresholds=trained.thresholds.describe(),
             made=f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",
         )
@@ -285,6 +286,14 @@ class LocalizationReport:
             told = {True: "hit", False: "miss", None: "unannotated"}[each.is_hit]
             name = "".join(letter if letter.isalnum() else "_" for letter in each.finding)
             folder.write(f"{place:03}-{name}-{told}-{each.image_id[:12]}.png", overlay_png(each))
+
+
+def _calibration(trained: TrainedHead) -> str:
+    calibrator = trained.calibrator
+    if calibrator.method is Calibration.NONE:
+        return "not calibrated"
+    but = f", but not those of {', '.join(calibrator.left_out)}" if calibrator.left_out else ""
+    return f"calibrated on val by {calibrator.method}{but}"
 
 
 def figure_lines(outcome: Outcome) -> list[str]:

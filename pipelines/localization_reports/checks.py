@@ -222,7 +222,7 @@ class _Eraser:
         ends = self._probabilities(whole), self._probabilities(blurred)
         told = {}
         for name, order in orders.items():
-            gone = _gone(order, whole.shape[1])
+            gone = list(_gone(order, whole.shape[1]))
             deletion = [self._probabilities(np.where(each, blurred, whole)) for each in gone]
             insertion = [self._probabilities(np.where(each, whole, blurred)) for each in gone]
             told[name] = (

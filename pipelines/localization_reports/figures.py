@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classifiers.evaluation import Figure
-from classifiers.resampling import Patients, percentiles
+from classifiers.resampling import Patients, exact_interval, percentiles
 from featurizers.crops import CropBox
 
 #: What a box must exceed to be right.
@@ -186,6 +186,8 @@ def figures_of(cases: Sequence[Case], classes: Sequence[str], *, resamples: int,
 
 #: What is counted in an image: true boxes, images, pointed at; then right ones by IoU and by IoBB, false ones likewise.
 _COUNTS: Final = 3 + 4 * len(THRESHOLDS)
+#: Of the figures the first are shares: the pointing game and both accuracies.
+_SHARES: Final = 1 + 2 * len(THRESHOLDS)
 
 
 def _counts(case: Case, finder: Finder) -> list[float]:
@@ -226,11 +228,18 @@ def _with_intervals(
             return {"": _ratios((weights.T @ flat).reshape(-1, len(classes), _COUNTS))}
 
         drawn = patients.resampled(of_resample, resamples, seed)[""]
+    # Of the patients with boxes of a class; the mean has those of all classes.
+    counts = [*np.count_nonzero(sums[..., 1], axis=0).tolist(), patients.count]
     figures = np.empty(values.shape, object)
-    for place in np.ndindex(values.shape):
-        few = patients.count < 2 if place[0] == len(classes) else np.count_nonzero(sums[:, place[0], 1]) < 2
-        low, high = (None, None) if drawn is None or few else percentiles(drawn[(slice(None), *place)])
-        figures[place] = Figure(float(values[place]), low, high)
+    for row, number in np.ndindex(values.shape):
+        value, few = float(values[row, number]), counts[row] < 2
+        low, high = None, None
+        if drawn is not None and not few:
+            is_share = number < _SHARES
+            # What all have or nobody has no resample could vary.
+            unvaried = is_share and value in (0.0, 1.0)
+            low, high = exact_interval(value, counts[row]) if unvaried else percentiles(drawn[:, row, number])
+        figures[row, number] = Figure(value, low, high)
     return figures
 
 
