@@ -34,6 +34,17 @@ def check_device(name: str) -> torch.device:
     return device
 
 
+def computes_in_bf16(name: str) -> bool:
+    """Whether a device of this name has bf16 arithmetic, or at least kernels for it.
+
+    A CPU that has neither (AVX2 alone) emulates it number by number: training a network took it 13 times as long as in
+    float32, measured on one such machine. Passes without gradients hardly suffer.
+    """
+    if name == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def can_compile() -> bool:
     """Whether this machine has what compiling a backbone needs: a C++ compiler and Python's headers."""
     has_headers = Path(sysconfig.get_path("include"), "Python.h").is_file()

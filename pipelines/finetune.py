@@ -201,7 +201,8 @@ def plan_training(config: FinetuneConfig) -> Training:
     before = opened.backbones_hold_out
     held_out = config.hold_out.settings(before.settings)
     # What is trained is what the config says, wherever it is read again.
-    config = config.model_copy(update={"hold_out": HoldOutConfig.of(held_out)})
+    settled = {"hold_out": HoldOutConfig.of(held_out), "precision": config.arithmetic()}
+    config = config.model_copy(update=settled)
     rows = find_training_rows(lake, task, held_out)
     check_classes(task, count_split(task, "train", rows.split(Split.TRAIN)))
     name = config.name or f"{task.name}-{opened.spec.name.partition(':')[0]}"
@@ -348,7 +349,7 @@ def _summary(training: Training, card: BackboneCard, run: Folder, judged: Mappin
         )
     if judged:
         rows["best epoch"] = f"{card.best_epoch}, by {card.monitor} on val"
-        rows["time"] = f"{clock(card.seconds)} on {card.device}"
+        rows["time"] = f"{clock(card.seconds)} on {card.device}, in {training.config.precision}"
         rows["probabilities"] = "NOT calibrated"
     if damaged:
         rows["damaged crops"] = f"{damaged:,}, left out; jobs/audit_lake.py tells which"

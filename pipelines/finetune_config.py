@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from classifiers.balance import Balance
 from featurizers.backbones import BACKBONES
+from featurizers.devices import computes_in_bf16
 from featurizers.errors import FeaturizerError
 from featurizers.extractor import Precision
 from featurizers.finetuning.losses import LossBalance, LossKind, LossSettings
@@ -161,7 +162,9 @@ class FinetuneConfig(LakeConfig):
     average: float | None = Field(
         None, gt=0, lt=1, description="judge and leave a running average of the weights that moves by 1 less this"
     )
-    precision: Precision = Field(Precision.BF16, description="arithmetic of the passes; weights are float32")
+    precision: Precision | None = Field(
+        None, description="arithmetic of the passes; weights are float32; null: bf16 where the device has it, else fp32"
+    )
     device: str = Field("cpu", description="cpu or cuda")
     compile: bool = Field(False, description="compile the network: minutes once, then faster on a GPU")
     reader: Reader = Field(Reader.PARQUET, description="what reads the crops; petastorm is an extra, see README")
@@ -207,12 +210,16 @@ class FinetuneConfig(LakeConfig):
         )
         return [phase for phase in (first, second) if phase.epochs]
 
+    def arithmetic(self) -> Precision:
+        """What the passes are computed in, on this machine."""
+        return self.precision or (Precision.BF16 if computes_in_bf16(self.device) else Precision.FP32)
+
     def trainer_settings(self) -> TrainerSettings:
         """How to train, whatever the phase."""
         return TrainerSettings(
             monitor=self.monitor,
             augmentation=self.augment.settings(),
-            precision=self.precision,
+            precision=self.arithmetic(),
             average=self.average,
             device=self.device,
             compiled=self.compile,

@@ -21,6 +21,7 @@ from small_trainings import SMALL, config, left, losses, overrides
 
 from classifiers.calibration import Calibration
 from classifiers.errors import TaskError
+from featurizers.devices import computes_in_bf16
 from featurizers.errors import TrainingError, WeightsError
 from featurizers.extractor import Precision
 from pipelines.errors import ConfigError, LakeError
@@ -52,6 +53,16 @@ def card(lake: Path, name: str = "tried") -> dict[str, Any]:
 def same_weights(first: Path, second: Path) -> bool:
     one, other = (load_file(each / "backbone.safetensors") for each in (first, second))
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_it_computes_in_what_the_device_is_made_for(lake: Path) -> None:
+    """What is planned, and kept beside the weights, is the arithmetic itself; what is asked for comes first."""
+    has_bf16 = computes_in_bf16("cpu")
+    asked = {"null": Precision.BF16 if has_bf16 else Precision.FP32, "bf16": Precision.BF16, "fp32": Precision.FP32}
+    planned = {name: plan_training(config(lake, precision=name)) for name in asked}
+    assert {name: training.config.precision for name, training in planned.items()} == asked
+    assert planned["bf16"].identity != planned["fp32"].identity
+    assert planned["null"].identity == planned[str(asked["null"])].identity
 
 
 def test_it_leaves_a_backbone_with_all_that_tells_of_it(lake: Path) -> None:
