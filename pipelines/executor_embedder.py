@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
-from pyspark import SparkFiles, TaskContext
+from pydantic import AfterValidator
+from pyspark import SparkConf, SparkFiles, TaskContext
 from pyspark.accumulators import AccumulatorParam
 from pyspark.resource import ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
@@ -22,7 +24,7 @@ from featurizers.errors import FeaturizerError
 from featurizers.extractor import Precision, Storage
 from pipelines.errors import ConfigError
 from pipelines.job import JobRecord
-from pipelines.session import executor_cores, runs_in_driver, scratch_folder
+from pipelines.session import executor_cores, runs_in_driver, scratch_folder, session_settings
 
 #: Compiling costs about as much time as it saves on this many images of one worker (docs/architecture.md).
 COMPILE_PAYS_FROM = 3000
@@ -30,6 +32,16 @@ COMPILE_PAYS_FROM = 3000
 GPU_COMPILE_PAYS_FROM = 500_000
 _GPU = "gpu"
 _GPU_AMOUNT = "spark.executor.resource.gpu.amount"
+
+
+def _is_a_device(device: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError("there is no such device; say cpu, cuda or cuda:N")
+    return device
+
+
+#: Of a config: a device that some machine may have.
+DeviceName = Annotated[str, AfterValidator(_is_a_device)]
 
 
 class Compile(StrEnum):
@@ -60,7 +72,10 @@ class Setup(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbedderSettings:
-    """What an executor needs to make its embedder; the weights travel as a file."""
+    """What an executor needs to make its embedder; the weights travel as a file.
+
+    `views`: it is asked for maps, not for vectors alone.
+    """
 
     backbone: str
     weights_file: str
@@ -73,6 +88,7 @@ class EmbedderSettings:
     memory_mb: int | None
     compile: Compile
     storage: Storage
+    views: bool = False
 
 
 def executor_embedder(settings: EmbedderSettings, tell_setup: Callable[[list[Setup]], None]) -> Embedder:
@@ -134,7 +150,7 @@ def _make(settings: EmbedderSettings, device: str, threads: int, compiled: bool)
             f"{settings.fingerprint[:12]}: the weights were damaged on the way, or the executors run "
             "another version of Pleura."
         )
-    if not np.isfinite(embedder.warm_up()).all():
+    if not np.isfinite(embedder.warm_up(views=settings.views)).all():
         raise FeaturizerError(
             f"{settings.backbone} with the weights {settings.weights_source} gives no finite vector for a black image: "
             "the weights hold NaN or numbers too large for the arithmetic. Use precision=fp32, or other weights."
@@ -177,8 +193,9 @@ class Workers:
         a cluster that is asked for by a resource profile of these tasks alone, so that all other work of the
         application may still use every core.
 
-        Raises:
-            ConfigError: if the device is a GPU and the cluster's executors have none.
+        Args:
+            spark: running.
+            device: that `check_device_of_workers` let pass.
         """
         conf = spark.sparkContext.getConf()
         cores = max(1, spark.sparkContext.defaultParallelism)
@@ -186,19 +203,11 @@ class Workers:
             task_cores = int(conf.get("spark.task.cpus", "1") or 1)
             # Of a notebook's own session too, whose tasks have one core each: one GPU holds one model.
             return cls(1 if device != "cpu" else max(1, cores // task_cores), task_cores, None)
-        if device not in ("cpu", "cuda"):
-            raise ConfigError(f"device={device}: on a cluster Spark chooses the GPU of each task. Use device=cuda.")
-        on_executor = executor_cores(conf, spark.sparkContext.master)
+        share = executor_cores(conf, spark.sparkContext.master)
         requests = TaskResourceRequests()
-        gpus = int(conf.get(_GPU_AMOUNT, "0") or 0)
-        if device == "cuda":
-            if not gpus:
-                raise ConfigError(
-                    f"device=cuda, and {_GPU_AMOUNT} is not set: Spark would give no task a GPU. Submit "
-                    "with conf/spark/yarn-gpu.conf or k8s-gpu.conf (docs/cluster.md tells more), or use device=cpu."
-                )
+        if device != "cpu":
+            share = max(1, share // _gpus_of_executor(conf))
             requests = requests.resource(_GPU, 1)
-        share = max(1, on_executor // gpus) if device == "cuda" else on_executor
         task_cores = int(conf.get("spark.task.cpus", None) or share)
         profile = ResourceProfileBuilder().require(requests.cpus(task_cores)).build
         return cls(max(1, cores // task_cores), task_cores, profile)
@@ -216,11 +225,33 @@ def worth_compiling(wanted: Compile, images: int, workers: Workers, device: str)
     return wanted
 
 
-def check_local_device(spark: SparkSession, device: str) -> None:
-    """Raises FeaturizerError where this machine does the work and has no such device; a cluster's executors check
-    their own, when they start."""
-    if runs_in_driver(spark.sparkContext.master):
+def check_device_of_workers(device: str, master: str | None) -> None:
+    """See that Spark can give its tasks the device, before it starts; a cluster's executors check their own GPU.
+
+    Args:
+        device: of the config.
+        master: of the config.
+
+    Raises:
+        FeaturizerError: if this machine does the work, and has no such device.
+        ConfigError: if a cluster does it, and the device is one GPU of one machine, or executors are given none.
+    """
+    if device == "cpu":
+        return
+    where = master or session_settings(None).get("spark.master")
+    if runs_in_driver(where):
         check_device(device)
+    elif device != "cuda":
+        raise ConfigError(f"device={device}: on a cluster Spark chooses the GPU of each task. Use device=cuda.")
+    elif not _gpus_of_executor(session_settings(master)):
+        raise ConfigError(
+            f"device=cuda, and {_GPU_AMOUNT} is not set: Spark would give no task a GPU. Submit "
+            "with conf/spark/yarn-gpu.conf or k8s-gpu.conf (docs/cluster.md tells more), or use device=cpu."
+        )
+
+
+def _gpus_of_executor(conf: SparkConf) -> int:
+    return int(conf.get(_GPU_AMOUNT, "0") or 0)
 
 
 def ship_weights(spark: SparkSession, weights: Weights) -> str:

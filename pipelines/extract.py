@@ -8,43 +8,37 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from pyspark.sql import SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from featurizers.extractor import Extractor, describe_extractor
 from pipelines.acquisition import CAUTION_KEY, HOLD_OUT_KEY, NOBODY
 from pipelines.augmented_copies import CopyPlan, LackingCopies
-from pipelines.crop_feed import STUDIES_REMEDY
+from pipelines.crop_pass import Hands, Pass, Tally, Work, begin_pass
 from pipelines.datasets import crops_of
 from pipelines.errors import LakeError
 from pipelines.executor_embedder import (
     Compile,
     EmbedderSettings,
     Workers,
-    check_local_device,
+    check_device_of_workers,
     keep_setups,
     ship_weights,
     worth_compiling,
 )
 from pipelines.extract_config import CHUNK_IMAGES, ExtractConfig
 from pipelines.extract_summary import as_told, summarise
-from pipelines.extract_target import Embedding, FeaturesTarget, Tally
+from pipelines.extract_target import FeaturesTarget
 from pipelines.extract_worker import Copies, Crops, ExtractWorker
+from pipelines.folders import Folder
 from pipelines.increment import Increment, Pace, SourceFile, fill
 from pipelines.job import JobRecord
 from pipelines.lake import EXTRACTOR_CARD, Lake
 from pipelines.lease import lease
 from pipelines.live_counts import Teller
-from pipelines.row_groups import deal, row_groups
+from pipelines.progress import tell
 from pipelines.session import TaskCores, named_jobs, spark_session
 from pipelines.stored_backbones import OpenedBackbone, open_backbone
-from pipelines.task_files import WRITTEN
 
 __all__ = ["ExtractConfig", "extract"]
-
-#: A task costs Spark some tenths of a second, and the backbone waits while its first batch is read. Tasks of about this
-#: many seconds make that little, and are short enough that no executor waits long for the last one of a chunk.
-SECONDS_PER_TASK = 60
-MOST_TASKS_PER_WORKER = 4
 
 
 def extract(config: ExtractConfig) -> JobRecord:
@@ -54,10 +48,12 @@ def extract(config: ExtractConfig) -> JobRecord:
         LakeError: if there are no studies, no such fine-tuned backbone, or other copies than those that are asked for;
             if another job extracts the same features; or if the weights' file has changed since features were
             extracted with it.
+        ConfigError, FeaturizerError: if tasks can't be given the device.
         WeightsError: if the weights can't be had or do not fit.
         TaskError: if copies are asked for until the classes of a task are equal, and there is no such task.
     """
     lake = Lake.open(config.lake)
+    check_device_of_workers(config.device, config.master)
     opened = open_backbone(lake, config.backbone.name, config.backbone.weights, config.backbone.seed)
     crops = crops_of(lake)
     extractor = describe_extractor(opened.spec.name, opened.weights, config.precision, crops, config.storage)
@@ -70,12 +66,12 @@ def extract(config: ExtractConfig) -> JobRecord:
     record = JobRecord("extract_features", config)
     record.extra["extractor"] = extractor.fingerprint
     with spark_session("extract_features", config.master, task_cores=TaskCores.WHOLE_DRIVER) as spark:
-        check_local_device(spark, config.device)
         workers = Workers.of(spark, config.device)
         target = FeaturesTarget(lake, extractor.fingerprint, Tally.of(spark))
         # Before it is known what is missing: another job may be about to commit some of that.
         with lease(features, "extract", "two would both write what is missing") as target.held:
             with record.time("plan"), named_jobs(spark, "extract: what is missing"):
+                tell("looking for what is missing")
                 work = _Work.find(spark, lake, target, plan)
             record.count("images", work.missing_crops)
             if plan:
@@ -180,7 +176,7 @@ class _Engine:
     record: JobRecord
 
     def run(self, work: _Work, plan: CopyPlan | None) -> None:
-        def crops(chunk: Sequence[SourceFile], tell: Teller) -> Embedding:
+        def crops(chunk: Sequence[SourceFile], tell: Teller) -> Pass:
             return self._embed(chunk, Crops(work.crops.done_in(self.spark, chunk)), tell)
 
         filled = functools.partial(
@@ -190,22 +186,18 @@ class _Engine:
             filled(work.crop_files, crops)
         if plan and (lacking := work.copies) and work.copy_files:
 
-            def copies(chunk: Sequence[SourceFile], tell: Teller) -> Embedding:
+            def copies(chunk: Sequence[SourceFile], tell: Teller) -> Pass:
                 return self._embed(chunk, Copies(lacking.variants(chunk), plan.rule), tell)
 
             filled(work.copy_files, copies, unit="copies")
 
-    def _embed(self, chunk: Sequence[SourceFile], wanted: Crops | Copies, tell: Teller) -> Embedding:
-        # Anew for each chunk: a cluster may have grown meanwhile.
-        workers = Workers.of(self.spark, self.settings.device)
-        seconds = self.pace.seconds_of(sum(file.missing for file in chunk))
-        per_worker = min(MOST_TASKS_PER_WORKER, 1 + int(seconds // SECONDS_PER_TASK)) if workers.number > 1 else 1
-        hands = deal(row_groups([file.location for file in chunk], STUDIES_REMEDY), workers.number * per_worker)
-        run = self.target.features.folder.new_run()
-        worker = ExtractWorker(self.settings, hands, wanted, self.target.tally.report(), tell, run)
-        numbers = self.spark.range(0, len(hands), 1, len(hands))
-        answers = numbers.mapInArrow(worker.embed, from_arrow_schema(WRITTEN), profile=workers.profile)
-        return Embedding(run, answers, sum(file.missing for file in chunk))
+    def _embed(self, chunk: Sequence[SourceFile], wanted: Crops | Copies, tell: Teller) -> Pass:
+        def make(hands: Hands, run: Folder) -> Work:
+            return ExtractWorker(self.settings, hands, wanted, self.target.tally.report(), tell, run).embed
+
+        return begin_pass(
+            self.spark, chunk, device=self.settings.device, pace=self.pace, table=self.target.table, make=make
+        )
 
 
 def _card(extractor: Extractor, opened: OpenedBackbone) -> dict[str, object]:

@@ -9,7 +9,7 @@ from featurizers.embedder import BATCH_SIZE, GPU_BATCH_SIZE, MEMORY_MB
 from featurizers.extractor import Precision, Storage
 from pipelines.augmented_copies import CopiesConfig
 from pipelines.config import Config, SparkConfig
-from pipelines.executor_embedder import COMPILE_PAYS_FROM, Compile
+from pipelines.executor_embedder import COMPILE_PAYS_FROM, Compile, DeviceName
 from pipelines.increment import COMMIT_SECONDS
 from pipelines.stored_backbones import DEFAULT_BACKBONE
 
@@ -42,7 +42,7 @@ class ExtractConfig(SparkConfig):
         Storage.FLOAT32,
         description="what the features' numbers are rounded to; float16 files are smaller; part of the fingerprint",
     )
-    device: str = Field(
+    device: DeviceName = Field(
         "cpu",
         description="cpu, cuda or cuda:N; on a cluster cuda alone: each task takes the one GPU that Spark gave it",
     )

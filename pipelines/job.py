@@ -7,7 +7,8 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,9 @@ from pipelines import __version__
 from pipelines.config import Config, HelpRequested, read_config
 from pipelines.errors import USER_ERRORS
 from pipelines.folders import Folder, new_run_id
+from pipelines.interruption import EXIT_INTERRUPTED, INTERRUPTED, interruptible
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 _VERSIONED = (
     "pyspark",
     "torch",
@@ -115,10 +116,23 @@ def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callab
     script_file = Path(script).resolve()
     default_file = script_file.parents[1] / "conf" / f"{script_file.stem}.yaml"
     try:
-        config = read_config(model, sys.argv[1:], purpose=purpose or "", default_file=default_file)
-        record = verb(config)
+        with interruptible(), _mistakes_told():
+            config = read_config(model, sys.argv[1:], purpose=purpose or "", default_file=default_file)
+            record = verb(config)
     except HelpRequested as help_requested:
         sys.stdout.write(f"{help_requested}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write(INTERRUPTED)  # once: after Ctrl-C standard error leads nowhere
+        sys.exit(EXIT_INTERRUPTED)
+    else:
+        sys.stdout.write(f"{record}\n")
+
+
+@contextmanager
+def _mistakes_told() -> Iterator[None]:
+    """Tell an error that its message explains, and leave."""
+    try:
+        yield
     except USER_ERRORS as error:
         _leave_with(str(error))
     except OSError as error:
@@ -129,11 +143,6 @@ def run_job(script: str, purpose: str | None, model: type[ConfigT], verb: Callab
         if message := told_by_executor(str(error)):
             _leave_with(message)
         raise
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: what was committed is kept; run the same command again.\n")
-        sys.exit(EXIT_INTERRUPTED)
-    else:
-        sys.stdout.write(f"{record}\n")
 
 
 def told_by_executor(traceback: str) -> str | None:

@@ -80,6 +80,12 @@ class Progress:
             self._stream.flush()
 
 
+def tell(line: str) -> None:
+    """Say what is done now, where there is nothing to count."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def progress_line(verb: str, done: int, total: int | None, seconds: float, unit: str = "images") -> str:
     """One line, such as `extract  3,120/5,216 images  59%  45.1 images/s  0:46 left`."""
     speed = done / seconds if seconds > 0 else 0.0

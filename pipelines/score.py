@@ -20,7 +20,7 @@ from pipelines.increment import Increment, Pace, SourceFile, fill
 from pipelines.job import JobRecord, summary_text
 from pipelines.lake import Lake
 from pipelines.live_counts import Teller
-from pipelines.progress import clock
+from pipelines.progress import clock, tell
 from pipelines.score_archive import plan_archive, score_archive
 from pipelines.score_config import CHUNK_OF_FEATURES, ScoreConfig, ScoreFrom
 from pipelines.score_images import INPUTS
@@ -103,6 +103,7 @@ def _score_features(lake: Lake, heads: tuple[ScoredHead, ...], config: ScoreConf
                 tables := HeadTables(lake, group),
                 where=f"variant = {ORIGINAL}",
             )
+            tell("looking for what is missing")
             files = work.missing(spark)
             record.count("images", sum(file.missing for file in files))
             if files:

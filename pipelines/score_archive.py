@@ -27,7 +27,7 @@ from pipelines.executor_embedder import (
     Concatenation,
     EmbedderSettings,
     Workers,
-    check_local_device,
+    check_device_of_workers,
     keep_setups,
     ship_weights,
     worth_compiling,
@@ -92,11 +92,12 @@ def plan_archive(lake: Lake, config: ScoreConfig, extractor: str) -> ArchivePlan
 
     Raises:
         LakeError: if the way can't be rebuilt so that it gives this extractor's features.
-        FeaturizerError: if the weights or the finder's files can't be read.
+        FeaturizerError: if the weights or the finder's files can't be read, or there is no such device.
         SourceError: if there is no such archive, or nothing in it.
-        ConfigError: if there is no key for the pseudonyms of its paths.
+        ConfigError: if there is no key for the pseudonyms of its paths, or a cluster's tasks can't be given the device.
     """
     assert config.archive is not None
+    check_device_of_workers(config.device, config.master)
     crop, finder = rebuild_crops(lake, config.crop)
     described, weights = rebuild_extractor(lake, extractor, config.backbone)
     archive = Folder.at(config.archive)
@@ -159,10 +160,8 @@ def score_archive(
 
     Raises:
         LakeError: if the books do not balance, or the archive's name stands for another one.
-        FeaturizerError: if there is no such device.
     """
     lake, config = tables.lake, plan.config
-    check_local_device(spark, config.device)
     if plan.remembered:
         claim_scored(lake, plan.reader.identities.pseudonymizer.dataset, plan.remembered)
     setups = spark.sparkContext.accumulator([], Concatenation())

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from featurizers.embedder import BATCH_SIZE, GPU_BATCH_SIZE
 from pipelines.config import Config, SparkConfig, as_list
-from pipelines.executor_embedder import COMPILE_PAYS_FROM, Compile
+from pipelines.executor_embedder import COMPILE_PAYS_FROM, Compile, DeviceName
 from pipelines.ingest import LimitsConfig, PolicyConfig
 
 #: Images per commit, unless the config tells.
@@ -85,7 +85,7 @@ class ScoreConfig(SparkConfig):
     )
     backbone: ScoreBackboneConfig = ScoreBackboneConfig()
     crop: ScoreCropConfig = ScoreCropConfig()
-    device: str = Field("cpu", description="from=images: cpu or cuda, as in extract_features")
+    device: DeviceName = Field("cpu", description="from=images: cpu or cuda, as in extract_features")
     batch_size: int | None = Field(
         None,
         gt=0,

@@ -7,20 +7,26 @@ import functools
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 
+import psutil
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from pipelines.errors import ConfigError
+from pipelines.interruption import raise_if_interrupted
+from pipelines.progress import tell
 
 #: What executors import from us; `jobs` runs on the driver alone.
 SHIPPED_PACKAGES = ("pipelines", "featurizers", "classifiers")
@@ -34,7 +40,7 @@ ARROW_BATCH_ROWS = 64
 #: A split of a Parquet scan: some hundreds of crops, so that tasks are neither seconds too short nor memory-hungry.
 SPLIT_BYTES = 16 * 2**20
 
-
+_SECONDS_BETWEEN_CANCELS = 0.2
 _STAGE_NAME = "callSite.short"
 _ARROW_BATCH_KEY = "spark.sql.execution.arrow.maxRecordsPerBatch"
 SQL_SETTINGS = {
@@ -101,8 +107,9 @@ def spark_session(
         return
     session = _start(name, master, sql, task_cores=task_cores, encrypted_scratch=encrypted_scratch)
     try:
-        _ship_packages(session)
-        yield session
+        with _cancelled_when_interrupted(session.sparkContext):
+            _ship_packages(session)
+            yield session
     finally:
         session.stop()
 
@@ -133,41 +140,107 @@ def scratch_folder() -> Path:
 def _start(
     name: str, master: str | None, sql: Mapping[str, str], *, task_cores: TaskCores, encrypted_scratch: bool
 ) -> SparkSession:
+    tell("starting Spark")
+    conf = session_settings(master)
+    where = conf.get("spark.master") or ""
+    conf.setAppName(f"pleura {name}")
+    # pyspark's own launcher turns Spark's bar on; ours tells images, not tasks.
+    conf.set("spark.ui.showConsoleProgress", "false")
+    settings = dict(sql)
+    if where.startswith("local"):
+        # Spark's 200 are meant for clusters; each costs some milliseconds, also when it is empty.
+        settings["spark.sql.shuffle.partitions"] = str(_jvm_cores())
+    if task_cores is TaskCores.WHOLE_EXECUTOR or (task_cores is TaskCores.WHOLE_DRIVER and runs_in_driver(where)):
+        settings["spark.task.cpus"] = str(executor_cores(conf, where))
+    if encrypted_scratch:
+        settings["spark.io.encryption.enabled"] = "true"
+    for key, value in settings.items():
+        conf.setIfMissing(key, value)
+    heed = signal.getsignal(signal.SIGINT)
+    try:
+        context = SparkContext(conf=conf)
+        if threading.current_thread() is threading.main_thread():
+            # Not pyspark's own, which asks the JVM on a connection that is busy with the call it interrupts.
+            signal.signal(signal.SIGINT, heed)
+        session = SparkSession.builder.getOrCreate()
+    except (Py4JError, PySparkException) as error:
+        cause = next((line for line in str(error).splitlines() if "Exception" in line), str(error))
+        raise ConfigError(
+            f"Spark can't be started on master {where}: {cause.strip()}. "
+            "Check master=… (local[*], spark://HOST:7077, yarn, k8s://…)."
+        ) from error
+    context.setLogLevel("ERROR")
+    return session
+
+
+def session_settings(master: str | None) -> SparkConf:
+    """What the running session was started with, or else what one would be: spark-submit's settings, SPARK_CONF_DIR's.
+
+    Starts the JVM, which alone can tell, unless it runs, as under spark-submit; nothing else of Spark.
+
+    Args:
+        master: Spark master; None leaves what the settings say, or local[*] without any.
+    """
+    context = SparkContext._active_spark_context
+    if context is not None:
+        return context.getConf()
     # Executors run the driver's Python; without this Spark starts whatever `python3` means on the machine.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if master and master.startswith("local-cluster"):
         # Otherwise Spark's embedded cluster writes its work folders into the installed pyspark package.
         os.environ.setdefault("SPARK_TESTING", "1")
-    # Connects to the JVM, so that the conf below knows what spark-submit was told.
-    SparkContext._ensure_initialized()
-    given = SparkConf()
-    builder = SparkSession.builder.appName(f"pleura {name}")
-    if master:
-        builder = builder.master(master)
-    # pyspark's own launcher turns Spark's bar on; ours tells images, not tasks.
-    builder = builder.config("spark.ui.showConsoleProgress", "false")
-    settings = dict(sql)
-    where = master or given.get("spark.master", "local[*]") or ""
-    if where.startswith("local"):
-        # Spark's 200 are meant for clusters; each costs some milliseconds, also when it is empty.
-        settings["spark.sql.shuffle.partitions"] = str(_jvm_cores())
-    if task_cores is TaskCores.WHOLE_EXECUTOR or (task_cores is TaskCores.WHOLE_DRIVER and runs_in_driver(where)):
-        settings["spark.task.cpus"] = str(executor_cores(given, master))
-    if encrypted_scratch:
-        settings["spark.io.encryption.enabled"] = "true"
-    for key, value in settings.items():
-        if not given.contains(key):
-            builder = builder.config(key, value)
+    _start_jvm()
+    conf = SparkConf()
+    return conf.setMaster(master) if master else conf.setIfMissing("spark.master", "local[*]")
+
+
+def _start_jvm() -> None:
+    before = set(psutil.Process().children(recursive=True))
     try:
-        session = builder.getOrCreate()
-    except (Py4JError, PySparkException) as error:
-        cause = next((line for line in str(error).splitlines() if "Exception" in line), str(error))
-        raise ConfigError(
-            f"Spark can't be started on master {master or given.get('spark.master', 'local[*]')}: {cause.strip()}. "
-            "Check master=… (local[*], spark://HOST:7077, yarn, k8s://…)."
-        ) from error
-    session.sparkContext.setLogLevel("ERROR")
-    return session
+        SparkContext._ensure_initialized()
+        # Python swallows what is raised while it forks.
+        raise_if_interrupted()
+    except BaseException:
+        # pyspark forgets a JVM that it is interrupted in starting, and that waits for ever for somebody to ask for it.
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
+
+
+@contextmanager
+def _cancelled_when_interrupted(context: SparkContext) -> Iterator[None]:
+    """While the body runs, Ctrl-C cancels Spark's jobs: pyspark would wait for the end of one that it collects."""
+    heed = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(heed):
+        yield
+        return
+    ended = threading.Event()
+    cancellers: list[threading.Thread] = []
+
+    def cancel() -> None:
+        # Tasks that are cut off complain.
+        context.setLogLevel("OFF")
+        # Again and again: a job may be about to start.
+        while not ended.wait(_SECONDS_BETWEEN_CANCELS):
+            context.cancelAllJobs()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # A thread has a connection to the JVM of its own; this one's may be in the middle of a call.
+        cancellers.append(threading.Thread(target=cancel, name="cancel-jobs", daemon=True))
+        cancellers[-1].start()
+        heed(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        # After Ctrl-C the next one has a handler already.
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, heed)
+        ended.set()
+        for canceller in cancellers:
+            canceller.join()
 
 
 def _ship_packages(session: SparkSession) -> None:

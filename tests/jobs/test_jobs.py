@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ def test_help_teaches(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    heed = signal.getsignal(signal.SIGINT)
     runpy.run_path(str(script), run_name="__main__")
+    signal.signal(signal.SIGINT, heed)
     told = capsys.readouterr().out
     assert "example" in told
     assert f"jobs/{job}.py" in told
@@ -67,6 +70,7 @@ def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> No
         ("ingest_studies", ["source=kermany", "archive=nowhere", "lake=x"], "no archive"),
         ("ingest_studies", ["source=kermany", "archive=.", "lak=x"], "did you mean lake"),
         ("extract_features", ["lake=nowhere"], "no lake"),
+        ("extract_features", ["lake=x", "device=tpu"], "device: there is no such device; say cpu, cuda or cuda:N"),
         ("train_head", ["lake=nowhere", "task=binary", "head=mlp"], "no lake"),
         ("score_studies", ["lake=nowhere", "heads=binary/mlp"], "no lake"),
         ("compare_heads", ["lake=nowhere", "heads=binary/mlp"], "no lake"),

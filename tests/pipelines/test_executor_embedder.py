@@ -9,8 +9,10 @@ import pytest
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
+from featurizers.errors import FeaturizerError
+from pipelines import executor_embedder
 from pipelines.errors import ConfigError
-from pipelines.executor_embedder import Compile, Workers, worth_compiling
+from pipelines.executor_embedder import Compile, Workers, check_device_of_workers, worth_compiling
 
 CLUSTER = "spark://host:7077"
 
@@ -70,14 +72,39 @@ def test_tasks_and_their_cores(
     assert asked == {"cpus": workers.cores} | ({"gpu": 1} if device == "cuda" else {})
 
 
-def test_a_cluster_whose_executors_have_no_gpus_is_told_which_setting_gives_them() -> None:
-    with pytest.raises(ConfigError, match=r"device=cuda, and spark\.executor\.resource\.gpu\.amount is not set"):
-        Workers.of(session(CLUSTER, 8, spark_executor_cores=4), "cuda")
+GPUS = "spark.executor.resource.gpu.amount"
 
 
-def test_a_cluster_chooses_the_gpu_itself() -> None:
-    with pytest.raises(ConfigError, match=r"device=cuda:1: on a cluster Spark chooses.*Use device=cuda"):
-        Workers.of(session(CLUSTER, 8, spark_executor_cores=4), "cuda:1")
+@pytest.mark.parametrize(
+    ("device", "master", "submitted", "error", "message"),
+    [
+        ("cuda:99", "local[2]", {"spark.master": CLUSTER}, FeaturizerError, "device=cuda:99 was asked for"),
+        ("cuda:99", None, {"spark.master": "local[*]"}, FeaturizerError, "device=cuda:99 was asked for"),
+        ("cuda:1", CLUSTER, {"spark.master": "local[*]"}, ConfigError, "on a cluster Spark chooses.*Use device=cuda"),
+        ("cuda:1", None, {"spark.master": CLUSTER, GPUS: "1"}, ConfigError, "on a cluster Spark chooses"),
+        ("cuda", None, {"spark.master": "yarn"}, ConfigError, f"device=cuda, and {GPUS} is not set"),
+        ("cuda", "local-cluster[1,1,1024]", {}, ConfigError, f"device=cuda, and {GPUS} is not set"),
+    ],
+)
+def test_a_device_that_tasks_can_not_have_is_told_by_the_settings_alone(
+    device: str,
+    master: str | None,
+    submitted: dict[str, str],
+    error: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = SparkConf(loadDefaults=False).setAll(list(submitted.items()))
+    monkeypatch.setattr(executor_embedder, "session_settings", lambda _: settings)
+    with pytest.raises(error, match=message):
+        check_device_of_workers(device, master)
+
+
+@pytest.mark.parametrize(("device", "submitted"), [("cuda", {"spark.master": "yarn", GPUS: "2"}), ("cpu", {})])
+def test_a_device_that_tasks_can_have(device: str, submitted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SparkConf(loadDefaults=False).setAll(list(submitted.items()))
+    monkeypatch.setattr(executor_embedder, "session_settings", lambda _: settings)
+    check_device_of_workers(device, None)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from featurizers.backbones import get_backbone, load_weights, save_weights
 from featurizers.crops import decode_png
 from featurizers.embedder import Embedder
 from featurizers.errors import FeaturizerError
+from pipelines import extract as extraction
 from pipelines.audit import AuditConfig, audit
 from pipelines.errors import LakeError
 from pipelines.extract import ExtractConfig, extract
@@ -180,7 +181,10 @@ def test_what_a_job_did_and_where_the_time_went_lies_beside_the_features(extract
     assert (job["batch_size"], job["devices"]) == ([32], ["cpu"])
 
 
-def test_a_gpu_that_is_not_there_is_told_before_any_work(lake: Path) -> None:
+def test_a_gpu_that_is_not_there_is_told_before_any_work(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before weights are read, too."""
+    monkeypatch.setattr(extraction, "spark_session", lambda *_, **__: pytest.fail("Spark was started"))
+    monkeypatch.setattr(extraction, "open_backbone", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(FeaturizerError, match="cuda:99"):
         extract(config(lake, device="cuda:99"))
     assert not (lake / "features").exists()

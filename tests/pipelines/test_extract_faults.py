@@ -6,6 +6,7 @@ cluster on loopback: a master, and two workers at two addresses, because Spark s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -411,6 +412,62 @@ def test_a_damaged_crop_is_quarantined_until_someone_repairs_it(
     assert lake.quarantine == []
 
 
+@pytest.mark.parametrize(
+    ("command", "moment"),
+    [("python", "starting Spark"), ("spark-submit", "looking for what is missing"), ("python", "task")],
+)
+def test_ctrl_c_is_one_line_and_leaves_nothing_behind(
+    command: str, moment: str, lake: FaultLake, studies: pa.Table, tmp_path: Path
+) -> None:
+    """To the whole group, as a terminal sends it: the JVM under spark-submit hears it too."""
+    file = lake.add(studies, [LONG])
+    log = tmp_path / "log"
+    env = environment(SPARK_CONF_DIR=str(ROOT / "conf/spark"))
+    with started([str(BIN / command), *lake.arguments()], log, env) as job:
+
+        def is_there() -> bool | None:
+            return bool(reading(file) if moment == "task" else moment in log.read_text()) or None
+
+        await_(is_there, job, log)
+        os.killpg(job.pid, signal.SIGINT)
+        assert job.wait(PATIENCE) == 130
+        end = time.monotonic() + PATIENCE
+        while (left := session_of(job)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not left
+    _, line, after = log.read_text().partition(
+        "\ninterrupted: what was committed is kept; run the same command again.\n"
+    )
+    assert line
+    # What a JVM greets with, that was being started.
+    assert after.replace("WARNING: Using incubator modules: jdk.incubator.vector\n", "") == ""
+    assert not list(lake.folder.glob("features/*/_extract.json"))
+    assert not committed(lake)
+
+
+def session_of(job: subprocess.Popen[bytes]) -> list[str]:
+    """What a job has started that still runs."""
+    running = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(process.pid) == job.pid and process.status() != psutil.STATUS_ZOMBIE:
+                running.append(" ".join(process.cmdline()))
+    return running
+
+
+def test_a_gpu_that_a_cluster_does_not_let_choose_is_told_before_the_cluster_is_asked(
+    lake: FaultLake, studies: pa.Table, tmp_path: Path
+) -> None:
+    """The master is spark-submit's, and there is none."""
+    lake.add(studies, [1])
+    log = tmp_path / "log"
+    command = [str(BIN / "spark-submit"), "--master", "spark://nowhere:7077", *lake.arguments("device=cuda:0")]
+    with started(command, log, environment()) as job:
+        assert job.wait(PATIENCE) == 2
+    assert "error: device=cuda:0: on a cluster Spark chooses the GPU" in log.read_text()
+    assert "starting Spark" not in log.read_text()
+
+
 def test_a_weights_file_that_changed_is_refused_until_it_is_restored(
     lake: FaultLake, studies: pa.Table, tmp_path: Path
 ) -> None:
@@ -481,7 +538,6 @@ GPU_SCRIPT = f"""
     import json, sys, time
     sys.path.insert(0, {str(ROOT)!r})
     import pyarrow as pa
-    from pipelines.errors import ConfigError
     from pipelines.executor_embedder import Workers, task_device
     from pipelines.session import TaskCores, spark_session
 
@@ -494,14 +550,10 @@ GPU_SCRIPT = f"""
                 yield pa.RecordBatch.from_pylist([row])
 
     with spark_session("gpus", sys.argv[1], task_cores=TaskCores.WHOLE_DRIVER) as spark:
-        try:
-            workers = Workers.of(spark, "cuda")
-        except ConfigError as error:
-            print(json.dumps(str(error)))
-        else:
-            schema = "task long, device string, start double, end double"
-            rows = spark.range(0, 4, 1, 4).mapInArrow(look, schema, profile=workers.profile).toArrow().to_pylist()
-            print(json.dumps({{"cores": workers.cores, "rows": rows}}))
+        workers = Workers.of(spark, "cuda")
+        schema = "task long, device string, start double, end double"
+        rows = spark.range(0, 4, 1, 4).mapInArrow(look, schema, profile=workers.profile).toArrow().to_pylist()
+        print(json.dumps({{"cores": workers.cores, "rows": rows}}))
     """
 
 

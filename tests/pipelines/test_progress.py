@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import progress
-from pipelines.progress import Progress, clock, progress_line
+from pipelines.progress import Progress, clock, progress_line, tell
 
 
 class Terminal(io.StringIO):
@@ -167,3 +167,8 @@ def test_without_a_stream_it_is_standard_error(capsys: pytest.CaptureFixture[str
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "1/1 images" in captured.err
+
+
+def test_what_has_no_count_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("starting Spark")
+    assert capsys.readouterr() == ("", "starting Spark\n")
