@@ -53,12 +53,6 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def raise_if_interrupted() -> None:
-    """Raise KeyboardInterrupt after Ctrl-C; where something may have swallowed the one that it raised."""
-    if _asked.is_set():
-        raise KeyboardInterrupt
-
-
 def _unwind(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, _leave)
     _asked.set()

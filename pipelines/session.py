@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +25,6 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from pipelines.errors import ConfigError
-from pipelines.interruption import raise_if_interrupted
 from pipelines.progress import tell
 
 #: What executors import from us; `jobs` runs on the driver alone.
@@ -40,7 +39,7 @@ ARROW_BATCH_ROWS = 64
 #: A split of a Parquet scan: some hundreds of crops, so that tasks are neither seconds too short nor memory-hungry.
 SPLIT_BYTES = 16 * 2**20
 
-_SECONDS_BETWEEN_CANCELS = 0.2
+_SECONDS_BETWEEN_ACTS = 0.2
 _STAGE_NAME = "callSite.short"
 _ARROW_BATCH_KEY = "spark.sql.execution.arrow.maxRecordsPerBatch"
 SQL_SETTINGS = {
@@ -196,39 +195,53 @@ def session_settings(master: str | None) -> SparkConf:
 
 def _start_jvm() -> None:
     before = set(psutil.Process().children(recursive=True))
-    try:
-        SparkContext._ensure_initialized()
-        # Python swallows what is raised while it forks.
-        raise_if_interrupted()
-    except BaseException:
-        # pyspark forgets a JVM that it is interrupted in starting, and that waits for ever for somebody to ask for it.
+
+    def kill() -> None:
         for process in set(psutil.Process().children(recursive=True)) - before:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        raise
+
+    # pyspark forgets a JVM that it is interrupted in starting, and that waits for ever for somebody to ask for it; or
+    # goes on starting it, for Python swallows what is raised while it forks.
+    with _insisting_when_interrupted(kill):
+        SparkContext._ensure_initialized()
 
 
 @contextmanager
 def _cancelled_when_interrupted(context: SparkContext) -> Iterator[None]:
     """While the body runs, Ctrl-C cancels Spark's jobs: pyspark would wait for the end of one that it collects."""
+
+    def cancel() -> None:
+        # Tasks that are cut off complain.
+        context.setLogLevel("OFF")
+        context.cancelAllJobs()
+
+    with _insisting_when_interrupted(cancel):
+        yield
+
+
+@contextmanager
+def _insisting_when_interrupted(act: Callable[[], None]) -> Iterator[None]:
+    """While the body runs, Ctrl-C has something done as well, again and again until the body has ended, and then once.
+
+    Again, since what it is done to may be about to start. From a thread, which has a connection to the JVM of its own:
+    the main thread's may be in the middle of a call.
+    """
     heed = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(heed):
         yield
         return
     ended = threading.Event()
-    cancellers: list[threading.Thread] = []
+    insisting: list[threading.Thread] = []
 
-    def cancel() -> None:
-        # Tasks that are cut off complain.
-        context.setLogLevel("OFF")
-        # Again and again: a job may be about to start.
-        while not ended.wait(_SECONDS_BETWEEN_CANCELS):
-            context.cancelAllJobs()
+    def insist() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_ACTS):
+            act()
+        act()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        # A thread has a connection to the JVM of its own; this one's may be in the middle of a call.
-        cancellers.append(threading.Thread(target=cancel, name="cancel-jobs", daemon=True))
-        cancellers[-1].start()
+        insisting.append(threading.Thread(target=insist, name="interrupted", daemon=True))
+        insisting[-1].start()
         heed(number, frame)
 
     signal.signal(signal.SIGINT, interrupt)
@@ -239,8 +252,8 @@ def _cancelled_when_interrupted(context: SparkContext) -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, heed)
         ended.set()
-        for canceller in cancellers:
-            canceller.join()
+        for thread in insisting:
+            thread.join()
 
 
 def _ship_packages(session: SparkSession) -> None:
