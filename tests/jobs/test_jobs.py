@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,22 +28,33 @@ def python(job: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[
     return start(sys.executable, str(ROOT / "jobs" / f"{job}.py"), *arguments, cwd=cwd)
 
 
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Runs a job in this process, where what it imports is there already."""
+
+    def run(job: str, *arguments: str) -> None:
+        script = ROOT / "jobs" / f"{job}.py"
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(script.parent))
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        runpy.run_path(str(script), run_name="__main__")
+
+    before = signal.getsignal(signal.SIGINT)
+    yield run
+    # A job takes Ctrl-C over for good.
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_help_teaches(
-    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    job: str, run_here: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each in this process, where what it imports is there already; the first of them as a user starts it, too."""
+    """The first of them as a user starts it, too."""
     if job == JOBS[0]:
         done = python(job, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert f"jobs/{job}.py" in done.stdout
-    script = ROOT / "jobs" / f"{job}.py"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(script.parent))
-    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
-    heed = signal.getsignal(signal.SIGINT)
-    runpy.run_path(str(script), run_name="__main__")
-    signal.signal(signal.SIGINT, heed)
+    run_here(job, "--help")
     told = capsys.readouterr().out
     assert "example" in told
     assert f"jobs/{job}.py" in told
@@ -72,6 +84,7 @@ def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> No
         ("extract_features", ["lake=nowhere"], "no lake"),
         ("extract_features", ["lake=x", "device=tpu"], "device: there is no such device; say cpu, cuda or cuda:N"),
         ("train_head", ["lake=nowhere", "task=binary", "head=mlp"], "no lake"),
+        ("localize_findings", ["lake=nowhere", "head=binary/mlp"], "no lake"),
         ("score_studies", ["lake=nowhere", "heads=binary/mlp"], "no lake"),
         ("compare_heads", ["lake=nowhere", "heads=binary/mlp"], "no lake"),
         ("cross_validate_heads", ["lake=nowhere", "tasks=binary"], "no lake"),
@@ -82,10 +95,27 @@ def test_the_whole_way_by_spark_submit_with_relative_paths(tmp_path: Path) -> No
         ("train_segmenter", ["pairs=nowhere", "out=x"], "there is no folder"),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_code_2(job: str, arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = python(job, *arguments, cwd=tmp_path)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    job: str,
+    arguments: list[str],
+    message: str,
+    run_here: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run_here(job, *arguments)
+    told = capsys.readouterr()
+    assert left.value.code == 2
+    assert message in told.err
+    assert "Traceback" not in told.err
+    assert told.out == ""
+    assert not (tmp_path / "x").exists()
+
+
+def test_so_it_is_as_a_user_starts_it(tmp_path: Path) -> None:
+    done = python("extract_features", "lake=nowhere", cwd=tmp_path)
     assert done.returncode == 2
-    assert message in done.stderr
+    assert "no lake" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert not (tmp_path / "x").exists()
