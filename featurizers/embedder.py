@@ -138,7 +138,7 @@ class Embedder:
         self._spec = get_backbone(backbone)
         self.extractor: Extractor = describe_extractor(backbone, weights, precision, crops, storage)
         self.stages = Stages()
-        self._storage = storage
+        self._storage, self._is_exact = storage, precision is Precision.FP32
         network = FrozenNetwork(self._spec, weights, precision).eval().to(self._device)
         # Compiled when they are first called, so that whoever never views anything does not wait for it.
         self._view: Callable[[Tensor], View] = compile_network(network.view) if compiled else network.view
@@ -146,13 +146,15 @@ class Embedder:
         self._forward: Callable[[Tensor], Tensor] = compile_network(network) if compiled else network
         self.cuda: CudaPasses | None = None
         if self._device.type == "cuda":
-            self.cuda = self._on_gpu(fixed=batch_size is not None, exact=precision is Precision.FP32)
+            self.cuda = self._on_gpu(fixed=batch_size is not None)
 
-    def _on_gpu(self, *, fixed: bool, exact: bool) -> CudaPasses:
-        # float32 means float32: by default convolutions would round their input to 10 bits (TF32). What is recorded
-        # here is what runs later.
-        rounding = torch.backends.cudnn.flags(allow_tf32=False) if exact else contextlib.nullcontext()
-        with rounding:
+    def _rounding(self) -> contextlib.AbstractContextManager[object]:
+        # float32 means float32: by default a GPU's convolutions would round their input to 10 bits (TF32).
+        return torch.backends.cudnn.flags(allow_tf32=False) if self._is_exact else contextlib.nullcontext()
+
+    def _on_gpu(self, *, fixed: bool) -> CudaPasses:
+        # What is recorded here is what runs later.
+        with self._rounding():
             while True:
                 try:
                     return CudaPasses(self._forward, self.batch_size, self._spec.input_size, self._device, self.stages)
@@ -272,7 +274,7 @@ class Embedder:
 
         The map stays on the device, in the backbone's precision; None where there is none (pool=own).
         """
-        with torch.no_grad():
+        with torch.no_grad(), self._rounding():
             features, activations = self._view(torch.from_numpy(batch).to(self._device))
         return self._rounded(np.asarray(features.cpu().numpy(), np.float32)), activations
 

@@ -37,6 +37,8 @@ NO_MAP = (
 #: An image is cut into so many rows and columns of cells; squares of 2 × 2 cells are hidden, one after the other.
 #: Squares may reach out of the image, so that every cell is in as many of them.
 _CELLS, _HIDDEN = 7, 2
+#: Of each image, the whole one among them.
+OCCLUDED_COPIES = (_CELLS + _HIDDEN - 1) ** 2 + 1
 #: Occluded copies that are scored together at most.
 _COPIES_AT_ONCE = 512
 
@@ -81,7 +83,8 @@ def occlusion_maps(images: Pixels, score: Callable[[Pixels], npt.NDArray[np.floa
 
     Args:
         images: uint8 (n, s, s).
-        score: uint8 (m, s, s) to (m, k), higher for more evidence; asked for 65 copies of each image.
+        score: uint8 (m, s, s) to (m, k), higher for more evidence; asked for 65 copies of each image. NaN for a copy
+            that has no score: what it hides then costs nothing.
 
     Returns:
         (n, k, 7, 7): of each cell the mean over the four squares that hide it.
@@ -100,7 +103,7 @@ def occlusion_maps(images: Pixels, score: Callable[[Pixels], npt.NDArray[np.floa
         for number, (rows, columns) in enumerate(squares, 1):
             copies[:, number, _pixels(edges, rows), _pixels(edges, columns)] = greys
         scores = score(copies.reshape(-1, side, side)).reshape(len(some), len(squares) + 1, -1)
-        drops = scores[:, :1] - scores[:, 1:]
+        drops = np.nan_to_num(scores[:, :1] - scores[:, 1:])
         summed = np.zeros((len(some), scores.shape[2], _CELLS, _CELLS))
         for number, (rows, columns) in enumerate(squares):
             summed[..., rows, columns] += drops[:, number, :, None, None]

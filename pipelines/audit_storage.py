@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.folders import RUN_PREFIX, Folder, run_age
-from pipelines.lake import EXTRACTOR_CARD, STAGING_PREFIX, Lake
+from pipelines.lake import EXTRACTOR_CARD, LOCALIZER_CARD, STAGING_PREFIX, Lake
 from pipelines.tables import Table
 
 
@@ -72,7 +72,7 @@ def table_folders(lake: Lake) -> Iterator[tuple[str, Folder]]:
     for table in (lake.studies, lake.quarantine, lake.restamped, lake.found_labels):
         yield table.folder.name, table.folder
     root = lake.folder
-    for kind, prefix in (("features", "extractor="), ("predictions", "head=")):
+    for kind, prefix in (("features", "extractor="), ("predictions", "head="), ("localizations", "localizer=")):
         for name in (root / kind).names():
             if name.startswith(prefix):
                 yield f"{kind}/{name}", root / kind / name
@@ -134,13 +134,18 @@ def table_titles(lake: Lake) -> dict[str, str]:
     titles: dict[str, str] = {}
     heads = _head_names(lake)
     for path, folder in table_folders(lake):
-        kind, _, fingerprint = path.replace("/extractor=", "/").replace("/head=", "/").partition("/")
+        kind, _, fingerprint = (
+            path.replace("/extractor=", "/").replace("/head=", "/").replace("/localizer=", "/").partition("/")
+        )
         if kind == "features":
             of = _json(folder, EXTRACTOR_CARD)
             told = f"{of['backbone']} {of['precision']}, weights {of['weights']}" if of else "unknown extractor"
             titles[path] = f"features {fingerprint[:12]} ({told})"
         elif kind == "predictions":
             titles[path] = f"predictions {fingerprint[:12]} ({heads.get(fingerprint, 'a head that is gone')})"
+        elif kind == "localizations":
+            head = _json(folder, LOCALIZER_CARD).get("head", "")
+            titles[path] = f"localizations {fingerprint[:12]} ({heads.get(head, 'a head that is gone')})"
     return titles
 
 

@@ -18,7 +18,7 @@ from pipelines.errors import LakeError
 from pipelines.executor_embedder import Concatenation, Setup, Workers
 from pipelines.extract_worker import Failure, Report
 from pipelines.folders import Folder
-from pipelines.increment import Pace, SourceFile
+from pipelines.increment import Pace, SourceFile, matching
 from pipelines.job import JobRecord
 from pipelines.lease import Lease
 from pipelines.row_groups import RowGroup, deal, row_groups
@@ -124,6 +124,8 @@ class CropTarget:
         quarantine: of the schema UNEMBEDDED.
         tally: that executors tell of the crops without a vector.
         rows_per_crop: that the table has of each.
+        one_per_crop: in SQL, what picks one of them; None: there is one, or readers do not mind.
+        remedy: where no image of a chunk has a finite vector.
         failed: those without a vector, so far.
         held: asked before each commit whether the work is still this job's.
     """
@@ -132,6 +134,8 @@ class CropTarget:
     quarantine: Table
     tally: Tally
     rows_per_crop: int = 1
+    one_per_crop: str | None = None
+    remedy: str = "Use precision=fp32, storage=float32, or other weights."
     failed: list[Failure] = field(default_factory=list, init=False)
     held: Lease | None = field(default=None, init=False)
     _heard: int = field(default=0, init=False)
@@ -143,9 +147,8 @@ class CropTarget:
 
     def done(self, spark: SparkSession) -> DataFrame:
         """See Target."""
-        tables = (self.table, self.quarantine)
-        done, failed = (table.read(spark).select("image_id") for table in tables)
-        return done.unionAll(failed).distinct()
+        done = matching(self.table.read(spark), self.one_per_crop).select("image_id")
+        return done.unionAll(self.quarantine.read(spark).select("image_id")).distinct()
 
     def commit(self, made: Pass, record: JobRecord) -> None:
         """Have a chunk worked on, and keep what comes of it and the reasons of what has no vector.
@@ -177,8 +180,7 @@ class CropTarget:
             if not rows and not_finite >= ALL_NOT_FINITE:
                 raise LakeError(
                     f"none of {len(failures):,} images has a vector, and {not_finite:,} of them for NaN or infinity: "
-                    "the weights are at fault, not the images. Use precision=fp32, storage=float32, or other weights. "
-                    "Nothing of this chunk was kept."
+                    f"the weights are at fault, not the images. {self.remedy} Nothing of this chunk was kept."
                 )
             wanted = (made.expected - len(failures)) * self.rows_per_crop
             if rows != wanted:

@@ -25,6 +25,8 @@ GLOB_CHARACTERS = "{}[]*?\\"
 STAGING_PREFIX = "_staging-"
 #: In a folder of features: what extractor they are of.
 EXTRACTOR_CARD = "_extractor.json"
+#: In a folder of localizations: what localizer they are of.
+LOCALIZER_CARD = "_localizer.json"
 
 
 @dataclass(frozen=True)

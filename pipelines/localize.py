@@ -12,7 +12,7 @@ from featurizers.backbones import Weights, get_backbone
 from featurizers.errors import FeaturizerError
 from featurizers.extractor import Extractor
 from featurizers.pooling import PoolKind
-from featurizers.saliency import NO_MAP, Method
+from featurizers.saliency import NO_MAP, OCCLUDED_COPIES, Method
 from pipelines.crop_pass import CropTarget, Hands, Pass, Tally, Work, begin_pass
 from pipelines.errors import LakeError
 from pipelines.executor_embedder import (
@@ -29,10 +29,10 @@ from pipelines.extract_summary import as_told
 from pipelines.folders import Folder
 from pipelines.increment import Increment, Pace, SourceFile, fill
 from pipelines.job import JobRecord, summary_text
-from pipelines.lake import Lake
+from pipelines.lake import LOCALIZER_CARD, Lake
 from pipelines.lease import lease
 from pipelines.live_counts import Teller
-from pipelines.localization_reports.truth import BoxFile
+from pipelines.localization_reports.truth import BoxFile, annotated
 from pipelines.localize_config import ALL, CHUNK_IMAGES, LocalizeConfig
 from pipelines.localize_report import LocalizationReport, figure_lines
 from pipelines.localize_worker import LocalizeWorker
@@ -44,9 +44,6 @@ from pipelines.session import TaskCores, named_jobs, spark_session
 from pipelines.stored_heads import load_head
 
 __all__ = ["LocalizeConfig", "localize"]
-
-#: In a folder of localizations: what localizer they are of.
-LOCALIZER_CARD = "_localizer.json"
 
 
 def localize(config: LocalizeConfig) -> JobRecord:
@@ -72,12 +69,15 @@ def localize(config: LocalizeConfig) -> JobRecord:
     record = JobRecord("localize_findings", config)
     record.extra |= {"localizer": localizer.rules.fingerprint, "head": localizer.rules.head}
     with spark_session("localize_findings", config.master, task_cores=TaskCores.WHOLE_DRIVER) as spark:
+        tell("looking for annotated boxes")
+        truth = annotated(spark, lake, trained.task, localizer.rules.classes, split=config.only_split, file=file)
         target = _target(spark, lake, localizer)
         with lease(target.table.folder, "localize", "two would both write what is missing") as target.held:
             _Filling(spark, lake, config, localizer, target).run(extractor, weights, record)
-        report = LocalizationReport(spark, lake, config, localizer, target.table, file)
+        report = LocalizationReport(spark, lake, config, localizer, target.table, truth)
         with record.time("report"):
             outcome = report.write(extractor, weights, record)
+        record.write_beside(target.table.folder)
     record.summary = "\n".join(
         [
             summary_text("Localized findings", _rows(config, localizer, target, record)),
@@ -100,6 +100,8 @@ def _target(spark: SparkSession, lake: Lake, localizer: Localizer) -> CropTarget
         lake.unlocalized(fingerprint),
         Tally.of(spark),
         rows_per_crop=len(localizer.rules.classes),
+        one_per_crop=f"class = '{localizer.rules.classes[0]}'",
+        remedy="Check the weights, or fit a head on features of another precision.",
     )
 
 
@@ -136,8 +138,6 @@ class _Filling:
         record.extra["stages"] = as_told(self.target.tally.spent)
         record.count("failed", len(self.target.failed))
         record.count("in quarantine", self.target.quarantined)
-        if missing:
-            record.write_beside(self.target.table.folder)
 
     def _fill(self, work: Increment, files: list[SourceFile], settings: EmbedderSettings, record: JobRecord) -> None:
         spark, table, rules = self.spark, self.target.table, self.localizer.rules
@@ -170,10 +170,15 @@ class _Filling:
             device=config.device,
             batch_size=config.batch_size,
             memory_mb=None,
-            compile=worth_compiling(config.compile, images, workers, config.device),
+            compile=worth_compiling(config.compile, images * self._passes, workers, config.device),
             storage=extractor.storage,
             views=True,
         )
+
+    @property
+    def _passes(self) -> int:
+        """Of the backbone, for an image."""
+        return OCCLUDED_COPIES if self.localizer.rules.method is Method.OCCLUSION else 1
 
     @property
     def _where(self) -> str | None:

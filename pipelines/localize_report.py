@@ -24,7 +24,7 @@ from featurizers.extractor import Extractor
 from featurizers.saliency import Method
 from pipelines import __version__
 from pipelines.acquisition import BackbonesHoldOut
-from pipelines.errors import USER_ERRORS
+from pipelines.errors import USER_ERRORS, ConfigError
 from pipelines.folders import Folder
 from pipelines.job import JobRecord
 from pipelines.labelled import find_rows
@@ -35,14 +35,16 @@ from pipelines.localization_reports.gallery import overlay_png
 from pipelines.localization_reports.page import render_page
 from pipelines.localization_reports.pictures import Asked, Exhibition, Picture, read_pictures, sample_pixels
 from pipelines.localization_reports.subject import Checks, Shown, Subject
-from pipelines.localization_reports.truth import Annotated, BoxFile, annotated
+from pipelines.localization_reports.truth import Annotated
 from pipelines.localize_config import LocalizeConfig
 from pipelines.localizer import Localizer
-from pipelines.progress import Progress
-from pipelines.session import named_jobs
+from pipelines.progress import Progress, tell
+from pipelines.session import named_jobs, runs_in_driver
 from pipelines.splits import Split
 from pipelines.tables import Table
 
+#: A head is fitted anew, to shuffled labels, on so many rows at most: a check must not take longer than what it checks.
+MOST_REFITTED = 200_000
 PAGE, FIGURES, CASES, OVERLAYS = "report.html", "figures.json", "cases.csv", "overlays"
 #: In a summary: the IoBB that is told.
 _TOLD = THRESHOLDS.index(0.25)
@@ -81,22 +83,15 @@ class LocalizationReport:
     config: LocalizeConfig
     localizer: Localizer
     table: Table
-    file: BoxFile | None
+    truth: Mapping[str, Annotated]
 
     def write(self, extractor: Extractor, weights: Weights, record: JobRecord) -> Outcome:
         """Judge, check, draw, and write it beside the table."""
         rules, settings = self.localizer.rules, self.config.report
         folder = self.table.folder / "_jobs" / record.id
         with named_jobs(self.spark, "localize: figures"):
-            truth = annotated(
-                self.spark,
-                self.lake,
-                self.localizer.trained.task,
-                rules.classes,
-                split=self.config.only_split,
-                file=self.file,
-            )
-            cases = self._cases(truth)
+            tell("judging the places")
+            cases = self._cases(self.truth)
             figures = None
             if cases:
                 figures = figures_of(cases, rules.classes, resamples=settings.resamples, seed=settings.seed)
@@ -105,11 +100,14 @@ class LocalizationReport:
             ids = [each.image_id for each in (*asked, *sampled)]
             pictures = read_pictures(self.spark, self.lake, ids)
             images = self._rows().select("image_id").distinct().count()
+        tell(f"viewing {len(pictures):,} images for the gallery and the checks")
         embedder = self._embedder(extractor, weights)
-        shown = Exhibition(self.localizer, embedder, truth).show(asked, pictures)
+        judged = {Asked(case.image_id, case.finding): case for case in cases}
+        shown = Exhibition(self.localizer, embedder).show(asked, pictures, judged)
         checks = self._checks([each for each in sampled if each.image_id in pictures], pictures, embedder, weights)
-        unscored = self._unscored(images, len(truth))
-        subject = self._subject(extractor, images, len(truth), unscored, record)
+        annotated = len({case.image_id for case in cases})
+        unscored = self._unscored(images, annotated)
+        subject = self._subject(extractor, images, annotated, unscored, record)
         folder.write(PAGE, render_page(subject, figures, checks, shown).encode())
         self._write_overlays(folder / OVERLAYS, shown)
         folder.write(CASES, _cases_csv(cases).encode())
@@ -156,8 +154,8 @@ class LocalizationReport:
             judged[case.finding].append(case)
         for name, own in judged.items():
             sides = [[c for c in own if c.is_pointed_at is is_hit] for is_hit in (True, False)]
-            short = [max(0, number // 2 - len(side)) for side in sides]
-            takes = (number - number // 2 + short[1], number // 2 + short[0])
+            hits = min(len(sides[0]), max(number - number // 2, number - len(sides[1])))
+            takes = (hits, number - hits)
             asked += [Asked(c.image_id, name) for side, n in zip(sides, takes, strict=True) for c in side[:n]]
         rest = [name for name in self.localizer.rules.classes if name not in judged]
         if number and rest:
@@ -170,8 +168,15 @@ class LocalizationReport:
     def _wanted(self) -> Iterator[Asked]:
         """The images that the config names, each with its most probable class."""
         for start in self.config.report.images:
-            best = self._rows().where(F.col("image_id").startswith(start)).orderBy(F.desc("probability"), "image_id")
-            yield from (Asked(row["image_id"], row["class"]) for row in best.limit(1).collect())
+            rows = self._rows().where(F.col("image_id").startswith(start))
+            found = rows.orderBy(F.desc("probability"), "class").select("image_id", "class").collect()
+            if len({row["image_id"] for row in found}) != 1:
+                number = len({row["image_id"] for row in found}) or "no"
+                raise ConfigError(
+                    f"report.images: {number} localized images of this split begin with '{start}'. Give the id of one, "
+                    "from the table of localizations, or choose split=…"
+                )
+            yield Asked(found[0]["image_id"], found[0]["class"])
 
     def _sampled(self) -> list[Asked]:
         """Images for the checks, each with the most probable class that the head decides for."""
@@ -185,11 +190,14 @@ class LocalizationReport:
         return [Asked(row["image_id"], row["class"]) for row in drawn.select("image_id", "class").collect()]
 
     def _embedder(self, extractor: Extractor, weights: Weights) -> Embedder:
+        # A cluster's GPUs are not the driver's.
+        here = runs_in_driver(self.spark.sparkContext.master)
         return Embedder(
             extractor.backbone,
             weights,
             precision=extractor.precision,
             crops=extractor.crops,
+            device=self.config.device if here else "cpu",
             batch_size=self.config.batch_size,
             storage=extractor.storage,
         )
@@ -209,7 +217,7 @@ class LocalizationReport:
         relabelled, why_not = self._relabelled()
         done = 0
 
-        def tell(passes: int) -> None:
+        def count(passes: int) -> None:
             nonlocal done
             done += passes
 
@@ -223,7 +231,7 @@ class LocalizationReport:
                 why_not_relabelled=why_not,
                 resamples=self.config.report.resamples,
                 seed=self.config.report.seed,
-                tell=tell,
+                tell=count,
             )
 
     def _relabelled(self) -> tuple[TrainedHead | None, str]:
@@ -234,6 +242,8 @@ class LocalizationReport:
         held_out = BackbonesHoldOut.of_extractor(self.lake, trained.extractor).settings
         try:
             rows = find_rows(self.lake, trained.extractor, trained.task, held_out)
+            if (there := rows.places[Split.TRAIN].size) > MOST_REFITTED:
+                return None, f"train has {there:,} rows, more than are fitted anew for a check ({MOST_REFITTED:,})"
             with rows.read((Split.TRAIN,)) as labelled:
                 order = np.random.default_rng(self.config.report.seed).permutation(len(labelled.train.targets))
                 shuffled = SplitRows(labelled.train.features, labelled.train.targets[order], labelled.train.patients)
@@ -251,11 +261,14 @@ class LocalizationReport:
         except USER_ERRORS as error:
             return None, f"the head can't be fitted anew: {error}"
 
-    def _unscored(self, images: int, with_boxes: int) -> list[str]:
-        source = f"the file {self.file.name}" if self.file else "the studies"
-        if not with_boxes:
-            return [f"None of the {images:,} images has an annotated box of these classes in {source}."]
-        return [f"{images - with_boxes:,} images without an annotated box of these classes are counted and not judged."]
+    def _unscored(self, images: int, judged: int) -> list[str]:
+        source = "the file of boxes" if self.config.boxes else "the studies"
+        said = [f"{images - judged:,} images without an annotated box of these classes are counted and not judged."]
+        if not judged:
+            said = [f"None of the {images:,} localized images has an annotated box of these classes in {source}."]
+        if lost := len(self.truth) - judged:
+            said.append(f"{lost:,} images with such boxes have no map: their crops are in quarantine.")
+        return said
 
     def _subject(
         self, extractor: Extractor, images: int, with_boxes: int, unscored: Sequence[str], record: JobRecord
@@ -267,7 +280,7 @@ class LocalizationReport:
             head_fingerprint=rules.head,
             localizer=rules.fingerprint,
             features=features,
-            is_untrained="untrained" in features,
+            is_untrained=str(self.lake.extractor_card(extractor.fingerprint).get("weights", "")).endswith("untrained"),
             classes=rules.classes,
             method=_METHODS[rules.method],
             level=rules.level,
@@ -275,7 +288,7 @@ class LocalizationReport:
             images=images,
             annotated=with_boxes,
             unscored=unscored,
-            truth="a file of boxes" if self.file else "the boxes that came with the archive",
+            truth="a file of boxes" if self.config.boxes else "the boxes that came with the archive",
             calibration=_calibration(trained),
             thresholds=trained.thresholds.describe(),
             made=f"{record.started:%Y-%m-%d %H:%M} UTC with Pleura {__version__}",

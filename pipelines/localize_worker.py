@@ -25,6 +25,8 @@ from pipelines.scoring import ShippedHeads
 from pipelines.tables import LOCALIZATIONS, ORIGINAL
 from pipelines.task_files import TaskWriter, write_tasks
 
+_NOWHERE = {"left": 0.0, "top": 0.0, "right": 1.0, "bottom": 1.0}
+
 
 class CropKey(NamedTuple):
     """An image, and what its crop shows of the original."""
@@ -85,7 +87,9 @@ class LocalizeWorker:
         for batch in reader.batches("lung_box", "split"):
             for row in batch.to_pylist():
                 if self.split in (None, row["split"]) and row["image_id"] not in self.done:
-                    yield CropKey(row["image_id"], CropBox(**row["lung_box"])), row["crop"] or b""
+                    # Without a crop, or without its place, there is nothing to look at: no PNG has no bytes.
+                    png = row["crop"] if row["lung_box"] else None
+                    yield CropKey(row["image_id"], CropBox(**(row["lung_box"] or _NOWHERE))), png or b""
 
 
 def to_arrow(keys: Sequence[CropKey], located: Located, localizer: Localizer) -> pa.RecordBatch:
@@ -108,10 +112,10 @@ def to_arrow(keys: Sequence[CropKey], located: Located, localizer: Localizer) ->
 
 
 def _placed(spot: Hotspot, shown: CropBox) -> tuple[dict[str, float] | None, list[dict[str, float]]]:
-    """A hotspot of a crop as the original has it; what lies in a crop's padding is cut off at the original's edge."""
+    """A hotspot of a crop as the original has it; boxes are cut off at its edge where they reach into padding."""
     if spot.peak is None:
         return None, []
-    x, y = _inside(shown.to_original(spot.peak))
+    x, y = shown.to_original(spot.peak).tolist()
     boxes = []
     for box in spot.boxes:
         (left, top), (right, bottom) = _inside(shown.to_original([box[:2], box[2:4]]))

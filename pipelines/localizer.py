@@ -15,6 +15,7 @@ import numpy.typing as npt
 from classifiers.feature_weights import Weighting
 from classifiers.trained import Scores, TrainedHead
 from featurizers.embedder import Embedder, Viewed
+from featurizers.errors import FeaturizerError
 from featurizers.heat_boxes import Hotspot, hotspot
 from featurizers.radiograph import Pixels
 from featurizers.saliency import Method, class_maps, heat, occlusion_maps
@@ -90,6 +91,12 @@ class Localizer:
         columns = self._columns
         if self.rules.method is Method.OCCLUSION:
             return Located(scores, occlusion_maps(viewed.pixels, self._scores_of(embedder))[:, columns])
+        if self.rules.method is Method.SHAP and viewed.activations is not None and bool((viewed.activations < 0).any()):
+            raise FeaturizerError(
+                "method=shap spreads what a tree owes to a feature over the feature's map, and this backbone's last "
+                "map has negative places, on which that means nothing. Use method=occlusion, or a backbone whose last "
+                "layer is a ReLU."
+            )
         weights = self.trained.head.feature_weights(viewed.features)
         return Located(scores, class_maps(viewed.activations, weights[:, columns]))
 
@@ -106,7 +113,15 @@ class Localizer:
         return [self.trained.task.classes.index(name) for name in self.rules.classes]
 
     def _scores_of(self, embedder: Embedder) -> Callable[[Pixels], npt.NDArray[np.float64]]:
-        return lambda images: self.trained.head.scores(embedder.embed(list(images)))
+        def scores(images: Pixels) -> npt.NDArray[np.float64]:
+            features = embedder.embed(list(images))
+            told = np.full((len(features), len(self.trained.task.classes)), np.nan)
+            finite = np.isfinite(features).all(axis=1)
+            if finite.any():
+                told[finite] = self.trained.head.scores(features[finite])
+            return told
+
+        return scores
 
 
 def make_localizer(

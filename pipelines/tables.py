@@ -97,8 +97,8 @@ PREDICTIONS = pa.schema(
 )
 
 #: Where a head finds a class in an image, whether it decides for it or not: fractions of the original's sides. `peak`
-#: is the hottest place, null where nothing speaks for the class; of the boxes the hottest comes first, and `intensity`
-#: is its share of the heatmap's greatest.
+#: is the hottest place, null where nothing speaks for the class, and outside where a crop's padding is hottest; of the
+#: boxes the hottest comes first, and `intensity` is its share of the heatmap's greatest.
 LOCALIZATIONS = pa.schema(
     [
         ("image_id", pa.string()),

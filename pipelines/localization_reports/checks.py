@@ -85,11 +85,12 @@ def check_maps(
     own = maps.of(localizer, embedder)
 
     def likeness(changed: str, other: Localizer, eye: Embedder, shuffled: npt.NDArray[np.int64] | None) -> Likeness:
-        return Likeness(changed, interval(_rank_correlations(own, maps.of(other, eye, shuffled))), "")
+        # Of whatever sign: evidence that is turned into its opposite shows the same structure.
+        return Likeness(changed, interval(np.abs(_rank_correlations(own, maps.of(other, eye, shuffled)))), "")
 
     spec = get_backbone(embedder.extractor.backbone)
     random = dict(build_untrained(spec, seed + 1).state_dict())
-    last = {name: value for name, value in random.items() if name.startswith(f"{spec.stages[-1]}.")}
+    last = from_stage_on(random, spec.stages[-1])
     features = np.random.default_rng(seed).permutation(embedder.feature_dim)
     likenesses = [
         likeness("the backbone's last stage untrained", localizer, _other_eye(embedder, weights, last), None),
@@ -152,17 +153,30 @@ class _Maps:
         self, localizer: Localizer, embedder: Embedder, shuffled: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.float32]:
         """(n, h, w) by a localizer and what an embedder sees; with features dealt anew where `shuffled` says so."""
-        maps: list[npt.NDArray[np.float32]] = []
+        maps: npt.NDArray[np.float32] | None = None
         for viewed in embedder.view_stream(enumerate(self.sample.pixels), _as_it_is):
+            self.tell(viewed.images)
+            if not viewed.keys:
+                continue
             seen = viewed if shuffled is None else _dealt_anew(viewed, shuffled)
             columns = self.sample.columns[viewed.keys]
-            maps.append(localizer.locate(embedder, seen).maps[np.arange(len(columns)), columns])
-            self.tell(viewed.images)
-        return np.concatenate(maps)
+            found = localizer.locate(embedder, seen).maps[np.arange(len(columns)), columns]
+            if maps is None:
+                # Where a network of random weights gives no finite vector there is no map.
+                maps = np.full((len(self.sample.pixels), *found.shape[1:]), np.nan, np.float32)
+            maps[viewed.keys] = found
+        return np.full((len(self.sample.pixels), 1, 1), np.nan, np.float32) if maps is None else maps
 
 
 def _as_it_is(image: Pixels) -> Pixels:
     return image
+
+
+def from_stage_on(state: Mapping[str, torch.Tensor], stage: str) -> dict[str, torch.Tensor]:
+    """The parameters of a stage and of all that stands behind it, which is what `BackboneSpec.stages` means by one."""
+    names = list(state)
+    first = next(place for place, name in enumerate(names) if name.startswith(f"{stage}."))
+    return {name: state[name] for name in names[first:]}
 
 
 def _dealt_anew(viewed: Viewed[Any], order: npt.NDArray[np.int64]) -> Viewed[Any]:
@@ -181,12 +195,13 @@ def _other_eye(embedder: Embedder, weights: Weights, replaced: Mapping[str, torc
         Weights("partly random", state),
         precision=extractor.precision,
         batch_size=embedder.batch_size,
-        storage=extractor.storage,
     )
 
 
 def _rank_correlations(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> Floats:
-    """Spearman's of each pair of maps (n, h, w) over the places: (n,); NaN where one is the same everywhere."""
+    """Spearman's of each pair of maps (n, h, w) over the places: (n,); NaN where one is the same everywhere, or NaN."""
+    if ours.shape != theirs.shape:
+        return np.full(len(ours), np.nan)
     ranks = [rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (ours, theirs)]
     first, second = (each - each.mean(axis=1, keepdims=True) for each in ranks)
     with np.errstate(invalid="ignore"):

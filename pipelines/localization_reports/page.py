@@ -35,8 +35,8 @@ the class. The lower, the better.</dd>
 and all that the crop shows. A head that sees anything must do better.</dd>
 <dt>Deletion, insertion</dt><dd>The head's probability while the image is taken away place by place, or given back. The
 area under the curve is its mean.</dd>
-<dt>Rank correlation</dt><dd>Whether two maps order the places of an image alike: 1 in the same order, 0 no relation, −1
-in reverse (Spearman).</dd>
+<dt>Rank correlation</dt><dd>Whether two maps order the places of an image alike (Spearman), without its sign: 1 in the
+same order or the reverse, 0 no relation; by chance two maps of 7 × 7 places come to 0.12.</dd>
 <dt>Intervals</dt><dd>95 %: how far a figure might move with other patients of the same kind (bootstrap over patients,
 whose images stay together). They do not cover another hospital, another annotator, nor another training of the
 head.</dd>

@@ -16,10 +16,10 @@ from featurizers.embedder import Embedder, fit
 from featurizers.errors import FeaturizerError
 from featurizers.heat_boxes import hotspot
 from featurizers.radiograph import Pixels
+from pipelines.increment import as_path
 from pipelines.lake import Lake
-from pipelines.localization_reports.figures import Boxes, lies_in, overlaps
+from pipelines.localization_reports.figures import Boxes, Case
 from pipelines.localization_reports.subject import Shown
-from pipelines.localization_reports.truth import Annotated
 from pipelines.localizer import Localizer
 
 
@@ -48,9 +48,14 @@ class Picture:
 def read_pictures(spark: SparkSession, lake: Lake, image_ids: Sequence[str]) -> dict[str, Picture]:
     """The crops of some images, by id; those that can't be decoded are left out."""
     wanted = F.col("image_id").isin(sorted(set(image_ids)))
-    rows = lake.studies.read(spark).where(wanted).select("image_id", "patient_key", "lung_box", "crop")
+    # Ids first, which are small: of crops only those files are read that hold one that is wanted.
+    found = lake.studies.read(spark).where(wanted).select(F.col("_metadata.file_path").alias("file")).distinct()
+    files = [as_path(row["file"]) for row in found.collect()]
+    if not files:
+        return {}
+    rows = lake.studies.read_files(spark, files).where(wanted & F.col("lung_box").isNotNull())
     pictures: dict[str, Picture] = {}
-    for row in rows.toArrow().to_pylist():
+    for row in rows.select("image_id", "patient_key", "lung_box", "crop").toArrow().to_pylist():
         try:
             pixels = decode_png(row["crop"] or b"")
         except FeaturizerError:
@@ -74,35 +79,42 @@ class Exhibition:
     Attributes:
         localizer: whose maps.
         embedder: of its extractor.
-        truth: what is annotated, by image id.
     """
 
     localizer: Localizer
     embedder: Embedder
-    truth: Mapping[str, Annotated]
 
-    def show(self, asked: Sequence[Asked], pictures: Mapping[str, Picture]) -> list[Shown]:
-        """What is asked for, in order; an image without a picture is left out."""
+    def show(
+        self, asked: Sequence[Asked], pictures: Mapping[str, Picture], judged: Mapping[Asked, Case]
+    ) -> list[Shown]:
+        """What is asked for, in order; an image without a picture is left out.
+
+        Args:
+            asked: classes in images.
+            pictures: of the images.
+            judged: those of which there are boxes: a card says what the figures say.
+        """
         there = list(dict.fromkeys(each.image_id for each in asked if each.image_id in pictures))
         seen: dict[str, _Seen] = {}
         for viewed in self.embedder.view_stream(((each, pictures[each].pixels) for each in there), _as_it_is):
+            if not viewed.keys:
+                continue
             scores, maps = self.localizer.locate(self.embedder, viewed)
             seen |= dict(zip(viewed.keys, map(_Seen, maps, scores.probabilities, scores.decisions), strict=True))
         return [
-            self._shown(each, pictures[each.image_id], seen[each.image_id]) for each in asked if each.image_id in seen
+            self._shown(each, pictures[each.image_id], seen[each.image_id], judged.get(each))
+            for each in asked
+            if each.image_id in seen
         ]
 
-    def _shown(self, asked: Asked, picture: Picture, seen: _Seen) -> Shown:
+    def _shown(self, asked: Asked, picture: Picture, seen: _Seen, case: Case | None) -> Shown:
         trained, rules = self.localizer.trained, self.localizer.rules
         place = trained.task.classes.index(asked.finding)
         heat = self.localizer.heat(seen.maps[None, [rules.classes.index(asked.finding)]])[0, 0]
         spot = hotspot(heat, rules.level)
         boxes: Boxes = np.empty((0, 4))
-        annotated = self.truth.get(asked.image_id)
-        if annotated is not None and asked.finding in annotated.boxes:
-            corners = annotated.boxes[asked.finding].reshape(-1, 2, 2)
-            boxes = picture.shown.to_crop(corners).reshape(-1, 4)
-        found = np.array([box[:4] for box in spot.boxes]).reshape(-1, 4)
+        if case is not None:
+            boxes = picture.shown.to_crop(case.truth.reshape(-1, 2, 2)).reshape(-1, 4)
         levels = trained.thresholds.levels
         return Shown(
             image_id=asked.image_id,
@@ -115,8 +127,8 @@ class Exhibition:
             peak=spot.peak,
             found=spot.boxes,
             truth=boxes,
-            is_hit=lies_in(spot.peak, boxes) if len(boxes) else None,
-            iobb=float(overlaps(found, boxes)[1].max(initial=0.0)) if len(boxes) else None,
+            is_hit=None if case is None else case.is_pointed_at,
+            iobb=None if case is None else case.best_iobb,
         )
 
 

@@ -91,8 +91,9 @@ class Likeness:
 
     Attributes:
         changed: what was made random, in a few words, such as "backbone untrained".
-        correlation: Spearman's rank correlation of both maps over the places, mean over the images; 1 is the same, 0
-            nothing in common. None where it was not looked at.
+        correlation: Spearman's rank correlation of both maps over the places, without its sign, mean over the images; 1
+            is the same or its opposite, and two maps of 7 × 7 places that have nothing in common come to 0.12. None
+            where it was not looked at.
         note: why it was not looked at, or what else there is to know.
     """
 
@@ -125,7 +126,7 @@ class Checks:
     """Whether maps show what the model looks at.
 
     Attributes:
-        images: that they were made on, each with its most probable class.
+        images: that they were made on, each with the most probable class that the head decides for.
         patients: how many they are of.
         likenesses: to maps of random models.
         erasures: the maps' own order first.

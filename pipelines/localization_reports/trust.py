@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from classifiers.reports.charts import LINES, Plot, axis, keys, plot_figure, unit_axis
-from classifiers.reports.tables import difference, figure, table
+from classifiers.reports.tables import figure, table
 from pipelines.localization_reports.subject import Checks, Erasure, Likeness
 
 _WIDTH, _HEIGHT = 330, 220
@@ -15,15 +15,18 @@ _WIDTH, _HEIGHT = 330, 220
 def checked(checks: Checks | None) -> str:
     """The outcome of all checks; None where there were none."""
     if checks is None:
-        return "<p>Whether the maps show what the model looks at was not checked.</p>\n"
+        return (
+            "<p>Whether the maps show what the model looks at was not checked: nobody asked for it, or the head "
+            "decides for none of these classes in any image.</p>\n"
+        )
     found = (
         f'<div class="caution">{"".join(f"<p>{escape(doubt)}</p>" for doubt in checks.doubts)}</div>\n'
         if checks.doubts
         else "<p><strong>Nothing was found against the maps.</strong> That does not prove them right.</p>\n"
     )
     return (
-        f"{found}<p>Made on {checks.images:,} images of {checks.patients:,} patients, each with its most probable "
-        f"class.</p>\n{_likenesses(checks.likenesses)}{_erasures(checks.erasures)}"
+        f"{found}<p>Made on {checks.images:,} images of {checks.patients:,} patients, each with the most "
+        f"probable class that the head decides for.</p>\n{_likenesses(checks.likenesses)}{_erasures(checks.erasures)}"
     )
 
 
@@ -33,7 +36,7 @@ def _likenesses(likenesses: Sequence[Likeness]) -> str:
     rows = [
         (
             escape(one.changed),
-            "not looked at" if one.correlation is None else difference(one.correlation),
+            "not looked at" if one.correlation is None else figure(one.correlation),
             escape(one.note),
         )
         for one in likenesses
@@ -43,7 +46,10 @@ def _likenesses(likenesses: Sequence[Likeness]) -> str:
         "<p>The nearer to 0, the better: the maps are then of what the model learned. Near 1 a random model gives the "
         "same maps, and they show the image, not the model.</p>\n"
         + table(
-            "Likeness to the maps of random models", ("made random", "rank correlation", "note"), rows, kind="words"
+            "Likeness to the maps of random models",
+            ("made random", "rank correlation, without its sign", "note"),
+            rows,
+            kind="words",
         )
     )
 

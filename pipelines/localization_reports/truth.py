@@ -46,7 +46,7 @@ class BoxFile:
 
     Attributes:
         name: what messages call the file.
-        rows: image (an id or a uri), finding, left, top, right, bottom.
+        rows: image (an id or a uri), finding, left, top, right, bottom, and the line of the file.
         in_pixels: whether these are pixels of the original, not fractions.
     """
 
@@ -91,7 +91,8 @@ class BoxFile:
         if in_pixels:
             corners = numbers["x"] + numbers["width"], numbers["y"] + numbers["height"]
             rows = rows.assign(left=numbers["x"], top=numbers["y"], right=corners[0], bottom=corners[1])
-        return cls(location, rows[[*_KEYS, *_FRACTIONS]], in_pixels)
+        rows = rows.assign(line=np.arange(2, len(rows) + 2))
+        return cls(location, rows[[*_KEYS, *_FRACTIONS, "line"]], in_pixels)
 
 
 def annotated(
@@ -125,7 +126,9 @@ def annotated(
     rows = _of_studies(studies) if file is None else _of_file(spark, studies, file, by_finding)
     if split is not None:
         rows = rows.where(F.col("split") == split)
-    told = rows.where(F.col("finding").isin(list(by_finding))).toArrow().to_pylist()
+    # What lies beside the image can't be found in it.
+    is_there = (F.col("left") < F.col("right")) & (F.col("top") < F.col("bottom")) & F.col("lung_box").isNotNull()
+    told = rows.where(F.col("finding").isin(list(by_finding)) & is_there).toArrow().to_pylist()
     images: dict[str, dict[str, Any]] = {}
     boxes: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     for row in told:
@@ -153,19 +156,27 @@ def _of_studies(studies: DataFrame) -> DataFrame:
 def _of_file(
     spark: SparkSession, studies: DataFrame, file: BoxFile, by_finding: Mapping[str, Sequence[str]]
 ) -> DataFrame:
-    if not set(file.rows["finding"]) & set(by_finding):
+    there = sorted(set(file.rows["finding"]))
+    if not set(there) & set(by_finding):
+        told = ", ".join([*there[:_MISTAKES], *(["…"] if len(there) > _MISTAKES else [])])
         raise SourceError(
-            f"boxes='{file.name}' has boxes of {', '.join(sorted(set(file.rows['finding'])))}, and the classes ask for "
-            f"{', '.join(by_finding)}. Name findings as the studies do."
+            f"boxes='{file.name}' has boxes of {told}, and the classes ask for {', '.join(by_finding)}. Name findings "
+            "as the studies do."
         )
     boxes = F.broadcast(spark.createDataFrame(file.rows))
     # An id or a uri: no uri looks like a SHA-256.
     named = studies.select("image_id", "uri", "patient_key", "split", "lung_box", "width", "height")
     rows = named.withColumn("image", F.explode(F.array("image_id", "uri"))).join(boxes, "image")
+    several = rows.groupBy("line").count().where("count > 1").orderBy("line").limit(1).collect()
+    if several:
+        raise SourceError(
+            f"line {several[0]['line']} of boxes='{file.name}' names an image by a uri that several data sets of the "
+            "lake have. Name its image_id."
+        )
     if rows.isEmpty():
         raise SourceError(
-            f"boxes='{file.name}' names no image of the lake; its first is '{file.rows['image'].iloc[0]}'. Name images "
-            "by their image_id, or by the uri of their study."
+            f"boxes='{file.name}' names no image of the lake. Name images by their image_id, or by the uri of their "
+            "study."
         )
     if file.in_pixels:
         for side, whole in zip(_FRACTIONS, ("width", "height") * 2, strict=True):

@@ -105,7 +105,7 @@ def draw_checks(doubts: Sequence[str] = ()) -> Checks:
         images=64,
         patients=50,
         likenesses=[
-            Likeness("backbone untrained", Figure(0.047, -0.013, 0.111), ""),
+            Likeness("backbone untrained", Figure(0.047, 0.013, 0.111), ""),
             Likeness("head's weights shuffled", None, "A tree head has no weights to shuffle."),
         ],
         erasures=[

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from boxed_lake import BACKBONE, SHOWN, TASK, write_boxed_lake
 from pyspark.sql import SparkSession
 
 from classifiers.errors import HeadError
+from featurizers.backbones import BACKBONES, build_untrained, get_backbone
 from featurizers.crops import CropBox, decode_png
-from featurizers.embedder import Embedder
+from featurizers.embedder import Embedder, Viewed
 from featurizers.errors import FeaturizerError
 from featurizers.saliency import Method
 from pipelines.config import merge, model_from
@@ -26,6 +29,7 @@ from pipelines.errors import ConfigError, LakeError, SourceError
 from pipelines.extract import ExtractConfig, extract
 from pipelines.job import JobRecord
 from pipelines.lake import Lake
+from pipelines.localization_reports.checks import from_stage_on
 from pipelines.localize import LocalizeConfig, localize
 from pipelines.localize_config import WeightsConfig
 from pipelines.localizer import make_localizer
@@ -180,11 +184,19 @@ def test_an_image_without_crop_is_told_and_costs_no_other_its_place(lake: Path) 
     rows = pq.read_table(file)
     crops, tests = rows["crop"].to_pylist(), [n for n, split in enumerate(rows["split"].to_pylist()) if split == "test"]
     crops[tests[0]], crops[tests[1]] = None, b"damaged"
-    pq.write_table(rows.set_column(rows.schema.get_field_index("crop"), "crop", [crops]), file, row_group_size=20)
-    record = run(lake)
-    assert "damaged_crop 2" in str(record)
-    assert len(table(lake, record)) == 2 * (TEST_IMAGES - 2)
+    lung_boxes = rows["lung_box"].to_pylist()
+    lung_boxes[tests[2]] = None
+    rows = rows.set_column(rows.schema.get_field_index("crop"), "crop", [crops])
+    places = pa.array(lung_boxes, rows.schema.field("lung_box").type)
+    rows = rows.set_column(rows.schema.get_field_index("lung_box"), "lung_box", places)
+    pq.write_table(rows, file, row_group_size=20)
+    record = run(lake, **{"report.per_class": 50})
+    assert "damaged_crop 3" in str(record)
+    assert len(table(lake, record)) == 2 * (TEST_IMAGES - 3)
     assert "none: all are localized already" in str(run(lake))
+    lost = sum(len(boxes) > 0 for n, boxes in enumerate(rows["boxes"].to_pylist()) if n in tests[:2])
+    page = (Path(record_folder(lake, record)) / "report.html").read_text()
+    assert f"{lost} images with such boxes have no map" in page
 
 
 def test_boxes_of_a_file_count_instead_of_the_studies(lake: Path, tmp_path: Path) -> None:
@@ -238,7 +250,9 @@ def test_images_without_boxes_are_counted_and_not_judged(lake: Path, tmp_path: P
     page = (Path(record_folder(lake, record)) / "report.html").read_text()
     assert f"{TEST_IMAGES - 1:,} images without an annotated box" in page
     nothing = run(lake, split="val", boxes=tmp_path / "one.csv")
-    assert "no figures: None of the 48 images has an annotated box" in str(nothing)
+    assert "no figures: None of the 48 localized images has an annotated box" in str(nothing)
+    # What a job was told lies beside what it wrote, whether it had to make maps or not.
+    assert (Path(record_folder(lake, run(lake))) / "run.json").exists()
 
 
 def record_folder(lake: Path, record: JobRecord) -> str:
@@ -257,7 +271,7 @@ def test_the_report_checks_the_maps_and_shows_images(lake: Path) -> None:
         "the head's weights dealt to other features",
         "the head fitted on shuffled labels",
     }
-    assert all(-1 <= value <= 1 for value in by_change.values())
+    assert all(0 <= value <= 1 for value in by_change.values())
     # The squares are what the head looks at: without them it changes its mind, whatever else is there.
     hottest, random, centre = (each["deletion_area"]["value"] for each in checks["erasures"])
     assert hottest < min(random, centre)
@@ -282,6 +296,20 @@ def test_an_image_that_is_named_is_shown(lake: Path) -> None:
     record = run(lake, **{"report.images": f"[{image_id[:16]}]"})
     (overlay,) = Path(record_folder(lake, record), "overlays").glob("*.png")
     assert overlay.stem.endswith(image_id[:12])
+    with pytest.raises(ConfigError, match=r"no localized images of this split begin with 'nobody'"):
+        run(lake, **{"report.images": "[nobody]"})
+
+
+@pytest.mark.parametrize("number", [1, 3, 4])
+def test_the_gallery_has_as_many_misses_as_hits_where_there_are(headed_lake: Path, number: int) -> None:
+    record = run(headed_lake, **{"report.per_class": number})
+    cases = pd.read_csv(Path(record_folder(headed_lake, record)) / "cases.csv")
+    names = [each.stem for each in Path(record_folder(headed_lake, record), "overlays").glob("*.png")]
+    for name, own in cases.groupby("class"):
+        hits, misses = own["is_pointed_at"].sum(), (~own["is_pointed_at"]).sum()
+        shown = {side: sum(f"-{name}-{side}-" in each for each in names) for side in ("hit", "miss")}
+        assert shown["hit"] + shown["miss"] == min(number, hits + misses)
+        assert shown["hit"] == min(hits, max(number - number // 2, number - misses))
 
 
 @pytest.mark.parametrize(
@@ -316,8 +344,23 @@ def test_what_can_not_be_had_is_told_before_any_work(
 )
 def test_a_file_that_holds_no_boxes_is_told(headed_lake: Path, tmp_path: Path, rows: str, message: str) -> None:
     (tmp_path / "boxes.csv").write_text(rows)
+    # Of a localizer that nobody else asks for: nothing is made before the file is understood.
+    settings = {"boxes": tmp_path / "boxes.csv", "level": 0.123}
+    before = set((headed_lake / "localizations").glob("*/run=*"))
     with pytest.raises(SourceError, match=message):
-        run(headed_lake, boxes=tmp_path / "boxes.csv")
+        run(headed_lake, **settings)
+    assert set((headed_lake / "localizations").glob("*/run=*")) == before
+
+
+def test_an_image_that_two_data_sets_call_the_same_is_named_by_its_id(lake: Path, tmp_path: Path) -> None:
+    for number, file in enumerate(sorted((lake / "studies").glob("run=*/*.parquet"))):
+        rows = pq.read_table(file)
+        uris = rows["uri"].to_pylist()
+        uris[0] = "images/1.png" if number < 2 else uris[0]
+        pq.write_table(rows.set_column(rows.schema.get_field_index("uri"), "uri", [uris]), file)
+    (tmp_path / "boxes.csv").write_text("image,finding,left,top,right,bottom\nimages/1.png,Mass,0,0,1,1\n")
+    with pytest.raises(SourceError, match=r"line 2 of boxes=.*several data sets"):
+        run(lake, boxes=tmp_path / "boxes.csv")
 
 
 def test_a_split_without_images_is_told(lake: Path) -> None:
@@ -326,6 +369,24 @@ def test_a_split_without_images_is_told(lake: Path) -> None:
         pq.write_table(rows.filter(np.array(rows["split"].to_pylist()) != "test"), file)
     with pytest.raises(LakeError, match=r"no image of the split test. It has: train 144, val 48"):
         run(lake)
+
+
+def test_shap_is_refused_where_a_map_has_negative_places(headed_lake: Path) -> None:
+    trained = load_head(Lake.open(str(headed_lake)), "squares/xgboost")
+    localizer = make_localizer(trained, "h", classes=(), method=None, level=0.5)
+    maps = torch.full((1, 32, 8, 8), -0.1)
+    seen = Viewed(["a"], np.zeros((1, 64, 64), np.uint8), np.zeros((1, 32), np.float32), maps, [], [])
+    with pytest.raises(FeaturizerError, match=r"negative places.*method=occlusion"):
+        localizer.locate(None, seen)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "resnet50:transition=64"])
+def test_a_stage_is_all_that_stands_behind_its_beginning(name: str) -> None:
+    spec = get_backbone(name)
+    state = build_untrained(spec).state_dict()
+    last = from_stage_on(state, spec.stages[-1])
+    assert list(state)[-len(last) :] == list(last)
+    assert any(value.ndim == 4 for value in last.values())
 
 
 def test_a_localizer_is_what_decides_the_places(headed_lake: Path) -> None:
