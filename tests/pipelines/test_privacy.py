@@ -26,6 +26,7 @@ from small_backbone import UNTRAINED
 from featurizers.phantoms import Finding, draw_phantom
 from pipelines.extract import ExtractConfig, extract
 from pipelines.ingest import IngestConfig, ingest
+from pipelines.localize import LocalizeConfig, localize
 from pipelines.pseudonyms import KEY_VARIABLE
 from pipelines.score import ScoreConfig, score
 from pipelines.sources.chexpert import CHEXPERT_OBSERVATIONS
@@ -142,7 +143,7 @@ def everything(folder: Path) -> Iterator[tuple[str, bytes]]:
                 yield f"metadata of {file.name}", str(pq.read_metadata(file).to_dict()).encode()
 
 
-def test_no_identifier_of_a_dicom_archive_is_in_any_byte_of_ingest_extract_train_and_score(
+def test_no_identifier_of_a_dicom_archive_is_in_any_byte_of_ingest_extract_train_score_and_localize(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
@@ -161,6 +162,8 @@ def test_no_identifier_of_a_dicom_archive_is_in_any_byte_of_ingest_extract_train
     extract(ExtractConfig(lake=lake, backbone=UNTRAINED, batch_size=8))
     train(TrainConfig.model_validate({"lake": lake, "task": "binary", "head": "logistic"}))
     score(ScoreConfig.model_validate({"lake": lake, "heads": "binary/logistic"}))
+    shown = {"per_class": 2, "checks": 2, "resamples": 20}
+    localize(LocalizeConfig.model_validate({"lake": lake, "head": "binary/logistic", "split": "all", "report": shown}))
     said = capfd.readouterr()
     link.unlink()
     texts = [("output", said.out.encode()), ("errors", said.err.encode()), ("summary", str(record).encode())]
