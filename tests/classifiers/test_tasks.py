@@ -14,7 +14,15 @@ from classifiers.tasks import UNANSWERED, Rule, Task, Uncertain, get_task, task_
 from pipelines.sources.chestxray14 import CHESTXRAY14_LABELS
 from pipelines.sources.chexpert import CHEXPERT_OBSERVATIONS
 
-BUILT_IN = ("binary", "chestxray14", "chestxray14_groups", "chestxray14_no_finding", "chexpert14", "three_class")
+BUILT_IN = (
+    "binary",
+    "chestxray14",
+    "chestxray14_boxed",
+    "chestxray14_groups",
+    "chestxray14_no_finding",
+    "chexpert14",
+    "three_class",
+)
 NAMES = ["normal", "pneumonia", "viral", "bacterial", "effusion"]
 FINDINGS = st.lists(st.dictionaries(st.sampled_from(NAMES), st.sampled_from([1, 0, -1])), max_size=30)
 SOME_NAMES = st.lists(st.sampled_from(NAMES), max_size=3, unique=True).map(tuple)
