@@ -148,7 +148,7 @@ def test_the_tasks_there_are():
     assert len(groups.classes) == 10
     assert set(groups.findings) == {*CHESTXRAY14_LABELS, "No Finding"}
     assert all(get_task(name).description and get_task(name).name == name for name in BUILT_IN)
-    assert [get_task(name).multi_label for name in BUILT_IN] == [False, True, True, True, True, False]
+    assert [get_task(name).multi_label for name in BUILT_IN] == [False, True, True, True, True, True, False]
 
 
 def test_no_task_is_read_before_it_is_asked_for():
