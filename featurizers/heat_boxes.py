@@ -32,7 +32,7 @@ class Hotspot(NamedTuple):
     """Where a heatmap is hot.
 
     Attributes:
-        peak: x and y of its hottest place, as fractions of its sides; None where it is 0 everywhere.
+        peak: x and y of the centre of its hottest place, as fractions of its sides; None where it is 0 everywhere.
         boxes: the hottest first; of equally hot ones the larger.
     """
 
@@ -40,17 +40,20 @@ class Hotspot(NamedTuple):
     boxes: tuple[HeatBox, ...]
 
 
-def hotspot(picture: npt.NDArray[np.float32], level: float = LEVEL) -> Hotspot:
+def hotspot(cells: npt.NDArray[np.float32], picture: npt.NDArray[np.float32], level: float = LEVEL) -> Hotspot:
     """Find the hot parts of one heatmap.
 
     Args:
-        picture: (h, w), normalised to 0..1.
+        cells: (h, w), the map that the heatmap enlarges. Its hottest cell's centre is the peak: between centres an
+            enlargement is nowhere hotter, and beyond the outermost ones it only goes on as it is there.
+        picture: (height, width), the heatmap, normalised to 0..1.
         level: a part is where the intensity reaches it; above 0.
     """
     height, width = picture.shape
-    row, column = np.unravel_index(int(picture.argmax()), picture.shape)
-    if picture[row, column] <= 0:
+    if picture.max() <= 0:
         return Hotspot(None, ())
+    row, column = np.unravel_index(int(cells.argmax()), cells.shape)
+    peak = (float((column + 0.5) / cells.shape[1]), float((row + 0.5) / cells.shape[0]))
     parts, _ = ndimage.label(picture >= level, _NEIGHBOURS)
     boxes = [
         HeatBox(
@@ -63,4 +66,4 @@ def hotspot(picture: npt.NDArray[np.float32], level: float = LEVEL) -> Hotspot:
         for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1)
     ]
     boxes.sort(key=lambda box: (-box.intensity, -(box.right - box.left) * (box.bottom - box.top), box))
-    return Hotspot((float((column + 0.5) / width), float((row + 0.5) / height)), tuple(boxes))
+    return Hotspot(peak, tuple(boxes))

@@ -22,7 +22,7 @@ from featurizers.saliency import Method, class_maps, heat, occlusion_maps
 from pipelines.errors import ConfigError
 
 #: Changes whenever the code would find other places with the same settings.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 #: Side of a heatmap in which boxes are looked for, pixels: edges are told to a hundredth of the crop.
 SIDE = 112
 #: How maps may be made of what weighs a head's features, the default first. Occlusion asks any head.
@@ -106,7 +106,11 @@ class Localizer:
 
     def hotspots(self, maps: npt.NDArray[np.float32]) -> list[list[Hotspot]]:
         """Peak and boxes of each class in each image, as fractions of the crop."""
-        return [[hotspot(picture, self.rules.level) for picture in pictures] for pictures in self.heat(maps)]
+        level = self.rules.level
+        return [
+            [hotspot(cells, picture, level) for cells, picture in zip(*of_image, strict=True)]
+            for of_image in zip(maps, self.heat(maps), strict=True)
+        ]
 
     @property
     def _columns(self) -> list[int]:

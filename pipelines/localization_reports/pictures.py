@@ -110,8 +110,9 @@ class Exhibition:
     def _shown(self, asked: Asked, picture: Picture, seen: _Seen, case: Case | None) -> Shown:
         trained, rules = self.localizer.trained, self.localizer.rules
         place = trained.task.classes.index(asked.finding)
-        heat = self.localizer.heat(seen.maps[None, [rules.classes.index(asked.finding)]])[0, 0]
-        spot = hotspot(heat, rules.level)
+        cells = seen.maps[rules.classes.index(asked.finding)]
+        heat = self.localizer.heat(cells[None, None])[0, 0]
+        spot = hotspot(cells, heat, rules.level)
         boxes: Boxes = np.empty((0, 4))
         if case is not None:
             boxes = picture.shown.to_crop(case.truth.reshape(-1, 2, 2)).reshape(-1, 4)

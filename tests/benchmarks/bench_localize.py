@@ -43,9 +43,9 @@ def localizing(embedder: Embedder, head: Head, method: Method, classes: int) -> 
     def once(batch: np.ndarray) -> None:
         features, activations = embedder.view(batch)
         maps = class_maps(activations, head.feature_weights(features)[:, :classes])
-        for pictures in heat(maps, method, SIDE):
-            for picture in pictures:
-                hotspot(picture)
+        for of_image in zip(maps, heat(maps, method, SIDE), strict=True):
+            for cells, picture in zip(*of_image, strict=True):
+                hotspot(cells, picture)
 
     return once
 

@@ -74,7 +74,7 @@ def draw_shown(
     coarse += np.random.default_rng(seed).uniform(0, 0.35, coarse.shape)
     large = np.array(Image.fromarray(coarse.astype(np.float32)).resize((112, 112), Image.Resampling.BILINEAR))
     heat = (large - large.min()) / (large.max() - large.min())
-    peak, found = hotspot(heat)
+    peak, found = hotspot(coarse.astype(np.float32), heat)
     boxes = np.array([box[:4] for box in found]).reshape(-1, 4)
     return Shown(
         image_id=f"{seed:02d}" * 32,
